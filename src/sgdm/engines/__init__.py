@@ -1,0 +1,1 @@
+"""The engines: each runs a step plan. They know coefficients and tensors, never conventions."""

@@ -1,0 +1,167 @@
+"""The hyperparameters of one step, and the ranges they must lie in.
+
+NaN and infinity are refused before any comparison: a check of the form `x < 0` lets NaN through.
+"""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, NamedTuple, get_args
+
+from sgdm.convention import Convention, WeightDecayMode
+from sgdm.errors import InvalidTypeError, InvalidValueError
+
+__all__ = [
+    "Hyperparameters",
+    "check_combination",
+    "check_finite",
+    "check_range",
+    "check_weight_decay_mode",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hyperparameters:
+    """The numbers that one step is run with; any arithmetic type, symbols included.
+
+    Attributes:
+        lr: ε_t, the learning rate of this step.
+        momentum: μ_t, or μ_{t+1} for a convention whose `momentum` is "next".
+        dampening: τ; the gradient enters the buffer with weight 1 - τ.
+        weight_decay: λ.
+        nesterov: Whether Nesterov's method is asked for.
+        weight_decay_mode: How λ acts; None takes the convention's own way.
+        lr0: ε_0, the learning rate at construction; needed by the mode "lr/lr0" alone.
+    """
+
+    lr: Any
+    momentum: Any = 0
+    dampening: Any = 0
+    weight_decay: Any = 0
+    nesterov: bool = False
+    weight_decay_mode: WeightDecayMode | None = None
+    lr0: Any = None
+
+
+class _Range(NamedTuple):
+    """What a hyperparameter must be, and torch's words when it is not."""
+
+    minimum: float
+    requirement: str
+    torch_text: str
+    remedy: str
+
+
+_RANGES = {
+    "lr": _Range(
+        0.0, "a finite number >= 0", "Invalid learning rate: {}", "pass a step size such as lr=0.1"
+    ),
+    "momentum": _Range(
+        0.0,
+        "a finite number >= 0",
+        "Invalid momentum value: {}",
+        "pass a factor such as momentum=0.9, or 0 for plain SGD",
+    ),
+    "dampening": _Range(
+        -math.inf,
+        "a finite number",
+        "Invalid dampening value: {}",
+        "pass a factor such as dampening=0.5, or 0 for none",
+    ),
+    "weight_decay": _Range(
+        0.0,
+        "a finite number >= 0",
+        "Invalid weight_decay value: {}",
+        "pass a factor such as weight_decay=1e-4, or 0 for none",
+    ),
+}
+
+
+def check_finite(name: str, value: float) -> None:
+    """Refuse NaN and infinity, at every step, wherever a scheduler may have written them.
+
+    Raises:
+        InvalidValueError: If `value` is not finite.
+    """
+    if not math.isfinite(value):
+        bounds = _RANGES[name]
+        raise InvalidValueError.of(
+            name,
+            bounds.requirement,
+            value,
+            bounds.remedy,
+            torch_text=bounds.torch_text.format(value),
+        )
+
+
+def check_range(name: str, value: object) -> None:
+    """Check one hyperparameter, a Python number, when it is given.
+
+    Raises:
+        InvalidTypeError: If `value` is not a real number.
+        InvalidValueError: If it is not finite or below its minimum.
+    """
+    bounds = _RANGES[name]
+    if not isinstance(value, Real):
+        raise InvalidTypeError.of(
+            name, "a number or a one-element tensor", value, f"convert it first: {name}=float(...)"
+        )
+    number = float(value)
+    check_finite(name, number)
+    if number < bounds.minimum:
+        raise InvalidValueError.of(
+            name,
+            bounds.requirement,
+            value,
+            bounds.remedy,
+            torch_text=bounds.torch_text.format(value),
+        )
+
+
+def check_weight_decay_mode(mode: object) -> None:
+    """Check the name of a weight decay mode.
+
+    Raises:
+        InvalidValueError: If it is neither None nor a known mode.
+    """
+    allowed = get_args(WeightDecayMode)
+    if mode is not None and mode not in allowed:
+        choices = ", ".join(map(repr, allowed))
+        raise InvalidValueError.of(
+            "weight_decay_mode",
+            f"None or one of {choices}",
+            mode,
+            "None takes the convention's own way",
+        )
+
+
+def check_combination(
+    convention: Convention, *, dampening: float, nesterov: bool, lr0: float | None, mode: str | None
+) -> None:
+    """Refuse what a convention has no place for.
+
+    Raises:
+        InvalidValueError: If Nesterov's method or dampening is asked of a rule without it, or the
+            learning rate that "lr/lr0" divides by is 0.
+    """
+    if nesterov and convention.nesterov == "never":
+        raise InvalidValueError.of(
+            "nesterov",
+            f"False for convention {convention.name!r}, which has no Nesterov form",
+            nesterov,
+            "take 'torch', 'caffe', 'sutskever' or 'bengio'",
+        )
+    if dampening != 0 and convention.gain != "1-dampening":
+        raise InvalidValueError.of(
+            "dampening",
+            f"0 for convention {convention.name!r}, whose gain is {convention.gain}",
+            dampening,
+            "take convention='torch', or multiply lr by 1 - dampening",
+        )
+    if mode == "lr/lr0" and lr0 == 0:
+        raise InvalidValueError.of(
+            "lr",
+            "> 0 at construction with weight_decay_mode='lr/lr0', which divides by it",
+            lr0,
+            "give the peak lr here and let a scheduler warm up from 0",
+        )

@@ -1,0 +1,524 @@
+"""`SGD`, a `torch.optim.Optimizer`: groups, state and hooks. The arithmetic is elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self, cast, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT, StateDict
+
+from sgdm.convention import Convention, WeightDecayMode
+from sgdm.engines.choose import check_engine
+from sgdm.engines.plan import StepPlan
+from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
+from sgdm.frameworks import get_convention
+from sgdm.functional import GroupRules, move, run
+from sgdm.hyperparameters import (
+    Hyperparameters,
+    check_combination,
+    check_finite,
+    check_range,
+    check_weight_decay_mode,
+)
+from sgdm.recurrence import (
+    first_step_differs,
+    iterate_weight,
+    look_ahead_weight,
+    needs_closure,
+    uses_nesterov,
+)
+
+__all__ = ["SGD"]
+
+_NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
+_BUFFER = "momentum_buffer"  # torch's key: state dicts go both ways
+_STEPS = "steps"  # gradients seen, kept where the first step is not an ordinary one
+_ITERATE_WEIGHT = "iterate_weight"  # of the last step: θ = Θ - iterate_weight * buffer
+
+
+class SGD(Optimizer):
+    """SGD with momentum in any convention; by default `torch.optim.SGD`, bit for bit.
+
+    With the coefficients of the convention (`sgdm.coefficients`), g the gradient, p the parameter
+    and b the buffer, one step is
+
+        d = g + coupled_decay * p
+        b = retain * b + gain * d
+        u = buffer_weight * b + gradient_weight * d
+        p = keep * p + step * u
+
+    With "torch" that is d = g + λp, b = μb + (1-τ)d, p = p - εb; or p = p - ε(d + μb) with
+    nesterov. A parameter whose `grad` is None is skipped; `grad` is never written. Before step t
+    the group's `momentum` is μ_t, or μ_{t+1} for "nag", "bengio" and "bengio-lr-outside".
+
+    Args:
+        params: Tensors, (name, tensor) pairs, or dicts that describe groups.
+        lr: ε >= 0; a float, or a tensor of one element.
+        momentum: μ >= 0.
+        dampening: τ, finite; for conventions that have it.
+        weight_decay: λ >= 0; a float, or a tensor of one element.
+        nesterov: Take the gradient at the look-ahead point. Conventions that are Nesterov's by
+            definition ignore False; those without a Nesterov form refuse True.
+        maximize: Go up the gradient. Weight decay still shrinks.
+        foreach: A hint, as in torch. It never changes the numbers.
+        differentiable: Let autograd record the step.
+        fused: A hint, as in torch. It never changes the numbers.
+        convention: The rule, by name; `sgdm conventions` lists them.
+        weight_decay_mode: How λ acts: None for the convention's own way; "coupled": in the
+            gradient, the derivative of λ|p|²/2; or on p alone, which keeps 1 - ελ ("lr"),
+            1 - (ε/ε_0)λ ("lr/lr0", ε_0 the lr given here) or 1 - λ ("absolute") of itself.
+        engine: "auto", or the name of an engine.
+
+    Raises:
+        InvalidValueError: A `ValueError`, for a hyperparameter out of range or not finite, an
+            unknown name, or a combination that the convention has no place for.
+        InvalidTypeError: A `TypeError`, for a hyperparameter that is no number.
+        InvalidUseError: A `RuntimeError`, for hints that contradict each other.
+
+    Example:
+        >>> import torch, sgdm
+        >>> p = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = sgdm.SGD([p], lr=0.1, momentum=0.9, convention="caffe")
+        >>> for _ in range(2):
+        ...     optimizer.zero_grad()
+        ...     p.sum().backward()
+        ...     optimizer.step()
+        >>> p.data
+        tensor([0.7100, 0.7100])
+
+    Reference:
+        Sutskever, Martens, Dahl, Hinton: On the importance of initialization and momentum in deep
+        learning, ICML 2013, section 2; each convention names its own source.
+
+    It differs from `torch.optim.SGD` where that one is at fault: NaN and infinity in a
+    hyperparameter are refused; 16-bit tensors are computed in float32 and rounded once; a buffer
+    keeps its dtype when it is loaded; with `differentiable` the first step is recorded too.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,  # noqa: FBT001, FBT002 - torch's signature
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        convention: str = "torch",
+        weight_decay_mode: WeightDecayMode | None = None,
+        engine: str = "auto",
+    ) -> None:
+        row = get_convention(convention)
+        check_engine(engine)
+        defaults: dict[str, Any] = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+            "convention": convention,
+            "weight_decay_mode": weight_decay_mode,
+        }
+        _check_group(defaults)
+        if row.nesterov_check and nesterov and (momentum <= 0 or dampening != 0):
+            raise InvalidValueError(
+                "Nesterov momentum requires a momentum and zero dampening: got "
+                f"momentum={momentum!r}, dampening={dampening!r} with nesterov=True; pass a "
+                "momentum such as 0.9 and no dampening"
+            )
+        if fused and differentiable:
+            raise InvalidUseError(
+                "`fused` does not support `differentiable`: both are True; pass one of them"
+            )
+        if fused and foreach:
+            raise InvalidUseError(
+                "`fused` and `foreach` cannot be `True` together. They name two paths: pass one, "
+                "or neither"
+            )
+        self.engine = engine
+        self._shows_iterate = False
+        super().__init__(params, defaults)
+
+    @classmethod
+    def from_torch(cls, optimizer: torch.optim.SGD, *, engine: str = "auto") -> Self:
+        """Take over a `torch.optim.SGD` in mid-run: its groups, hyperparameters and buffers.
+
+        The buffers are shared, not copied: step the old optimizer no more. A scheduler holds on to
+        the optimizer it was given, so make a new one and load the old one's state into it.
+
+        Args:
+            optimizer: The running optimizer.
+            engine: As for the constructor.
+
+        Raises:
+            InvalidTypeError: If it is not a `torch.optim.SGD`.
+
+        Example:
+            >>> import torch, sgdm
+            >>> p = torch.nn.Parameter(torch.ones(2))
+            >>> sgdm.SGD.from_torch(torch.optim.SGD([p], lr=0.5)).param_groups[0]["lr"]
+            0.5
+        """
+        if not isinstance(optimizer, torch.optim.SGD):
+            raise InvalidTypeError.of(
+                "optimizer", "a torch.optim.SGD", optimizer, "other rules keep other state"
+            )
+        groups = [dict(group) for group in optimizer.param_groups]
+        new = cls(groups, **optimizer.defaults, engine=engine)
+        for param, state in optimizer.state.items():
+            if state.get(_BUFFER) is not None:
+                new.state[param] = {_BUFFER: state[_BUFFER]}
+        return new
+
+    # ---- groups and state ----
+
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - lazy, as torch's own
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch does; its hyperparameters are checked as the constructor's are.
+
+        Raises:
+            InvalidValueError: If one is out of range, not finite or without a place in the rule.
+            InvalidTypeError: If one is no number.
+        """
+        if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            merged = {**self.defaults, **param_group}
+            _check_group(merged)
+            if merged["weight_decay_mode"] == "lr/lr0":
+                param_group.setdefault("lr0", float(merged["lr"]))
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickling and copying keep."""
+        return {**super().__getstate__(), "engine": self.engine}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickle or copy."""
+        super().__setstate__({"_shows_iterate": False, **state})
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Load a state dict of `sgdm.SGD` or `torch.optim.SGD`.
+
+        Hyperparameters come from the dict; what torch's dict does not know (the convention, the
+        decay mode) stays as constructed. A buffer keeps its dtype.
+
+        Args:
+            state_dict: What `state_dict()` of either class returned.
+
+        Raises:
+            InvalidValueError: If the dict was written under another convention, or holds torch's
+                buffers and this optimizer's have another scale or sign; if a buffer does not fit
+                its parameter. Nothing is loaded then.
+        """
+        self._refuse_at_iterate("load_state_dict")
+        buffers: dict[Tensor, Tensor] = {}
+
+        def adopt(_: Optimizer, loaded: StateDict) -> StateDict:
+            return {**loaded, "param_groups": self._adopted_groups(loaded, buffers)}
+
+        def restore_dtypes(_: Optimizer) -> None:
+            for param, buffer in buffers.items():
+                own = self.state[param]
+                if own[_BUFFER].dtype != buffer.dtype:
+                    own[_BUFFER] = buffer.to(device=param.device, copy=True)
+
+        # The first runs after the user's own pre-hooks, the second before the user's post-hooks.
+        hooks = (
+            self.register_load_state_dict_pre_hook(adopt),
+            self.register_load_state_dict_post_hook(restore_dtypes, prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _adopted_groups(
+        self, loaded: StateDict, buffers: dict[Tensor, Tensor]
+    ) -> list[dict[str, Any]]:
+        """Check the loaded dict; return its groups completed, and note its buffers."""
+        adopted: list[dict[str, Any]] = []
+        saved_groups = cast("list[dict[str, Any]]", loaded["param_groups"])
+        for own, saved in zip(self.param_groups, saved_groups, strict=False):
+            held = [(p, loaded["state"].get(key, {}).get(_BUFFER)) for p, key in _paired(own, saved)]
+            held = [(p, b) for p, b in held if b is not None]
+            _check_convention(own["convention"], saved.get("convention"), has_buffers=bool(held))
+            for param, buffer in held:
+                if buffer.shape != param.shape:
+                    raise InvalidValueError.of(
+                        _BUFFER,
+                        f"of shape {tuple(param.shape)}, as its parameter is",
+                        tuple(buffer.shape),
+                        "load the state of this very model",
+                    )
+            buffers.update(held)
+            kept = {k: own[k] for k in ("convention", "weight_decay_mode", "lr0") if k in own}
+            adopted.append({**kept, **saved})
+        return adopted + saved_groups[len(adopted) :]
+
+    # ---- the step ----
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - lazy, as torch's own
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: Zeroes the gradients, computes the loss, calls backward, returns the loss.
+                Convention "sutskever" with nesterov needs one: it is run at the look-ahead point.
+
+        Returns:
+            What the closure returned, or None without one.
+
+        Raises:
+            InvalidValueError: If a hyperparameter is not finite, or a buffer does not fit.
+            InvalidUseError: If a closure is missing, inside `at_iterate`, or for sparse gradients
+                that the rule does not take. Nothing is changed then.
+        """
+        self._refuse_at_iterate("step")
+        if closure is None and self._prepared_by_probe():
+            return None
+        with self._look_ahead(closure):
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            self._update()
+        return loss
+
+    def _update(self) -> None:
+        """Step every parameter from where it stands."""
+        plan = StepPlan(differentiable=bool(self.defaults["differentiable"]))
+        weights: list[tuple[dict[str, Any], float]] = []
+        counted: set[Tensor] = set()
+        for group, row, h in self._rules():
+            rules = GroupRules(row, h, maximize=group["maximize"])
+            counts = first_step_differs(row, h)
+            planned = len(plan.params)
+            for param in group["params"]:
+                gradient = param.grad
+                if gradient is None:
+                    continue
+                if gradient.layout != torch.strided:
+                    rules.check_sparse()
+                state = self.state.get(param, {})
+                buffer = state.get(_BUFFER)
+                first = buffer is None or state.get(_STEPS) == 0
+                plan.add(param, gradient, buffer, rules.rule(first=first))
+                if counts or _STEPS in state:
+                    counted.add(param)
+            if len(plan.params) > planned and row.stores == "look-ahead" and uses_nesterov(row, h):
+                weights.append((group, iterate_weight(row, h)))
+
+        run(plan, engine=self.engine)
+        for param, buffer, rule in zip(plan.params, plan.buffers, plan.rules, strict=True):
+            if rule.coefficients.buffer in ("first", "running"):
+                state = self.state[param]
+                state[_BUFFER] = buffer
+                if param in counted:
+                    state[_STEPS] = state.get(_STEPS, 0) + 1
+        for group, weight in weights:
+            group[_ITERATE_WEIGHT] = _as_float(weight)
+
+    def _rules(self) -> Iterator[tuple[dict[str, Any], Convention, Hyperparameters]]:
+        """Yield each group with its convention and the hyperparameters of the coming step."""
+        for group in self.param_groups:
+            yield group, get_convention(group["convention"]), _hyperparameters(group)
+
+    def _prepared_by_probe(self) -> bool:
+        """Answer the step with which checkpoint libraries ask which state there will be.
+
+        They set lr to 0 and every gradient to zero (torch.distributed.checkpoint). Buffers of zeros
+        are made, without decay, and a first step that is still to come stays one.
+        """
+        if self.state or any(_as_float(group["lr"]) != 0 for group in self.param_groups):
+            return False
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        gradients = [g for g in gradients if g is not None]
+        if not gradients or any(g.layout != torch.strided or bool(g.any()) for g in gradients):
+            return False
+        for group, row, h in self._rules():
+            if GroupRules(row, h, maximize=False).rule(first=True).coefficients.buffer == "first":
+                for param in group["params"]:
+                    if param.grad is not None:
+                        self.state[param][_BUFFER] = torch.zeros_like(param, requires_grad=False)
+                        if first_step_differs(row, h):
+                            self.state[param][_STEPS] = 0
+        return True
+
+    # ---- θ and its look-ahead point Θ ----
+
+    @contextmanager
+    def _look_ahead(self, closure: Callable[[], float] | None) -> Iterator[None]:
+        """Hold the parameters of rules that store θ at θ + μ·v while their gradient is taken.
+
+        The update goes on from there. What has no gradient, and everything if the step fails, is
+        put back from a copy.
+        """
+        weights: dict[Tensor, float] = {}
+        for group, row, h in self._rules():
+            if needs_closure(row, h):
+                if closure is None:
+                    raise InvalidUseError(
+                        f"step() must be given a closure with convention {row.name!r} and "
+                        "nesterov=True, which takes the gradient at θ + μ·v, got None; without a "
+                        "closure, as under GradScaler, use convention='bengio', which stores that "
+                        "point (feed it the momentum one step ahead; a constant one as it is)"
+                    )
+                weights |= dict.fromkeys(group["params"], look_ahead_weight(row, h))
+        buffers = {p: self.state.get(p, {}).get(_BUFFER) for p in weights}
+        moved = {p: p.detach().clone() for p, b in buffers.items() if b is not None}
+        try:
+            for param in moved:
+                move(param, buffers[param], weights[param])
+            yield
+        except BaseException:
+            _put_back(moved)
+            raise
+        _put_back({p: kept for p, kept in moved.items() if p.grad is None})
+
+    @contextmanager
+    def at_iterate(self) -> Iterator[None]:
+        """Show the iterate θ of Nesterov's method in place of its look-ahead point Θ.
+
+        θ is the end of the last gradient step, Θ_t - ε_t·d_t = Θ_{t+1} - μ_{t+1}·v_{t+1}, with the
+        ε and μ of that step. Rules without Nesterov's method, and those that store θ, stay as they
+        are. On leaving the block the parameters are put back from a copy, bit for bit. A parameter
+        without a gradient in the last step is moved by the weight of its group's last step.
+
+        Raises:
+            InvalidUseError: Inside another such block; `step()` and `load_state_dict()` raise it
+                inside this one.
+
+        Example:
+            >>> import torch, sgdm
+            >>> p = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = sgdm.SGD([p], lr=1.0, momentum=0.5, convention="bengio")
+            >>> p.grad = torch.ones(1)
+            >>> optimizer.step()
+            >>> with optimizer.at_iterate():
+            ...     p.item()
+            -1.0
+            >>> p.item()
+            -1.5
+        """
+        self._refuse_at_iterate("at_iterate")
+        moves: list[tuple[Tensor, Tensor, float]] = []
+        for group, row, h in self._rules():
+            if row.stores == "look-ahead" and uses_nesterov(row, h):
+                weight = group.get(_ITERATE_WEIGHT, _as_float(iterate_weight(row, h)))
+                buffers = ((p, self.state.get(p, {}).get(_BUFFER)) for p in group["params"])
+                moves += [(p, b, -weight) for p, b in buffers if b is not None]
+        kept = {param: param.detach().clone() for param, _, _ in moves}
+        self._shows_iterate = True
+        try:
+            for param, buffer, weight in moves:
+                move(param, buffer, weight)
+            yield
+        finally:
+            _put_back(kept)
+            self._shows_iterate = False
+
+    def _refuse_at_iterate(self, method: str) -> None:
+        if self._shows_iterate:
+            raise InvalidUseError(
+                f"{method}() must be called outside `with optimizer.at_iterate()`, where the "
+                "parameters are not those that the buffers belong to; leave the block first"
+            )
+
+
+def _put_back(kept: dict[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        for param, value in kept.items():
+            param.copy_(value)
+
+
+def _paired(own: dict[str, Any], saved: dict[str, Any]) -> Iterator[tuple[Tensor, Any]]:
+    return zip(own["params"], saved["params"], strict=False)
+
+
+def _as_float(value: Any) -> float:
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
+
+
+def _number(name: str, value: Any) -> Any:
+    """Read a hyperparameter: a finite number, or a tensor where autograd goes through it."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            return value.squeeze()
+        value = value.item()
+    elif not isinstance(value, int):  # an int stays one: -0 is 0, -0.0 is not, and torch knows
+        value = float(value)
+    check_finite(name, value)
+    return value
+
+
+def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
+    return Hyperparameters(
+        **{name: _number(name, group[name]) for name in _NUMBERS},
+        nesterov=group["nesterov"],
+        weight_decay_mode=group["weight_decay_mode"],
+        lr0=group.get("lr0"),
+    )
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    """Check a complete group when it is given, before anything is kept of it."""
+    row = get_convention(group["convention"])
+    for name in _NUMBERS:
+        value = group[name]
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise InvalidValueError.of(
+                    name,
+                    "a tensor of one element",
+                    f"{value.numel()} elements",
+                    "one group has one value; give each group its own",
+                    torch_text=f"Tensor {name} must be 1-element",
+                )
+            value = value.item()
+        check_range(name, value)
+    check_weight_decay_mode(group["weight_decay_mode"])
+    check_combination(
+        row,
+        dampening=_as_float(group["dampening"]),
+        nesterov=group["nesterov"],
+        lr0=group.get("lr0", _as_float(group["lr"])),
+        mode=group["weight_decay_mode"] or row.weight_decay,
+    )
+
+
+def _check_convention(own: str, saved: str | None, *, has_buffers: bool) -> None:
+    """Refuse state whose buffers mean something else."""
+    row = get_convention(own)
+    if saved is not None and saved != own:
+        raise InvalidValueError.of(
+            "convention",
+            f"{own!r} in a state dict for this optimizer",
+            saved,
+            f"its buffers have another meaning; build the optimizer with convention={saved!r}",
+        )
+    torch_like = row.lr == "outside" and row.sign == "gradient" and row.momentum == "current"
+    if saved is None and has_buffers and not torch_like:
+        raise InvalidValueError.of(
+            "state_dict",
+            f"of convention {own!r}, whose buffer is not torch's",
+            "one without a convention, as torch.optim.SGD writes it",
+            "build the optimizer with convention='torch' to go on from it",
+        )

@@ -1,0 +1,24 @@
+"""What every test gets: a seed that a failure prints, and strict settings."""
+
+import os
+import zlib
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile(
+    "sgdm", deadline=None, print_blob=True, derandomize="SGDM_SEED" not in os.environ
+)
+hypothesis.settings.load_profile("sgdm")
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of this test: its own, or SGDM_SEED; printed with a failure."""
+    name = request.node.nodeid.encode()
+    value = int(os.environ.get("SGDM_SEED", zlib.crc32(name)))
+    print(f"seed: SGDM_SEED={value}")
+    torch.manual_seed(value)
+    return value
