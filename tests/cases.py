@@ -1,10 +1,11 @@
 """The case table: every rule that runs, beside its literal twin."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import reference
 from reference import Literal
-
 from sgdm import Convention, Hyperparameters, get_convention
 
 
@@ -13,7 +14,7 @@ class Case(NamedTuple):
 
     convention: str
     literal: Literal
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def row(self) -> Convention:

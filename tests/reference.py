@@ -5,13 +5,13 @@ A method is a `Literal`: it starts from θ_0, takes the gradient at `point(state
 `step`. Symbols are the seed's; `mu(t)` and `eps(t)` are schedules.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = Any
-Schedule = Callable[[int], float]
+Schedule = Callable[[int], Any]
 
 
 class Literal(NamedTuple):
@@ -22,6 +22,7 @@ class Literal(NamedTuple):
     step: (state, gradient, t, eps, mu) -> state
     stored: state -> the parameter that an optimizer keeps
     iterate: state -> θ
+    positions: which entries of the state are positions, not velocities
     """
 
     start: Callable[[Array], tuple[Any, ...]]
@@ -29,6 +30,7 @@ class Literal(NamedTuple):
     step: Callable[..., tuple[Any, ...]]
     stored: Callable[[tuple[Any, ...]], Array]
     iterate: Callable[[tuple[Any, ...]], Array]
+    positions: tuple[int, ...] = (0,)
 
 
 def _theta(state: tuple[Any, ...]) -> Array:
@@ -88,9 +90,7 @@ def dampened(tau: float) -> Literal:
         v = g if v is None else mu(t) * v + (1 - tau) * g
         return theta - eps(t) * v, v
 
-    return Literal(
-        lambda theta: (theta, None), lambda state, t, mu: state[0], step, _theta, _theta
-    )
+    return Literal(lambda theta: (theta, None), lambda state, t, mu: state[0], step, _theta, _theta)
 
 
 def torch_nesterov() -> Literal:
@@ -107,6 +107,7 @@ def torch_nesterov() -> Literal:
         step,
         lambda state: state[2],
         _theta,
+        positions=(0, 2),
     )
 
 
@@ -136,6 +137,7 @@ equations_4_5 = Literal(
     step=_nag_step,
     stored=lambda state: state[1],
     iterate=_theta,
+    positions=(0, 1),
 )
 
 
@@ -187,7 +189,22 @@ equations_9_10 = Literal(
     step=_equations_9_10,
     stored=_theta,
     iterate=lambda state: state[3],
+    positions=(0, 3),
 )
+
+
+def shrinking(method: Literal, kept: Schedule) -> Literal:
+    """The method with decoupled decay: the point p of its gradient shrinks by kept(t) * p.
+
+    The velocity is left alone, so every position moves by the same.
+    """
+
+    def step(state, g, t, eps, mu):
+        shift = (kept(t) - 1) * method.point(state, t, mu)
+        new = method.step(state, g, t, eps, mu)
+        return tuple(x + shift if i in method.positions else x for i, x in enumerate(new))
+
+    return method._replace(step=step)
 
 
 def run(
@@ -196,7 +213,7 @@ def run(
     gradient: Callable[[Array, int], Array],
     eps: Schedule,
     mu: Schedule,
-    present: Sequence[Array],
+    present: Any,
 ) -> tuple[Array, Array, list[tuple[Any, ...]]]:
     """Run a method for len(present) steps; where `present[t]` is False step t does not happen.
 

@@ -7,6 +7,7 @@ one alone.
 import os
 import random
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -56,27 +57,29 @@ def drawn_values(draw: random.Random, shape, dtype) -> torch.Tensor:
 
 
 def drawn_layout(draw: random.Random, x: torch.Tensor, *, written: bool) -> torch.Tensor:
-    """The same values in another layout; a written tensor must not overlap itself."""
-    kind = draw.randrange(8)
-    if kind == 0 and x.dim() >= 2:
-        return x.transpose(0, 1).contiguous().transpose(0, 1)
-    if kind == 1 and x.dim() == 4:
-        return x.contiguous(memory_format=torch.channels_last)
-    if kind == 2 and x.dim() >= 1:
-        return torch.stack([x, x], dim=-1)[..., 0]
-    if kind == 3 and x.dim() == 1 and x.numel():
-        return torch.cat([x[:1], x])[1:]
-    if kind == 4 and not written and x.dim() >= 1 and x.numel():
-        return x[:1].expand(x.shape)
-    if kind == 5 and not written:
-        return torch._neg_view(-x)
-    if kind == 6 and not written and x.is_complex():
-        return x.conj().resolve_conj().conj()
-    return x
+    """The same shape and dtype in another layout; a written tensor must not overlap itself."""
+    layouts = [lambda: x, lambda: x]
+    if x.dim() >= 1:
+        layouts.append(lambda: torch.stack([x, x], dim=-1)[..., 0])
+    if x.dim() >= 2:
+        layouts.append(lambda: x.transpose(0, 1).contiguous().transpose(0, 1))
+    if x.dim() == 4:
+        layouts.append(lambda: x.contiguous(memory_format=torch.channels_last))
+    if x.dim() == 1 and x.numel():
+        layouts.append(lambda: torch.cat([x[:1], x])[1:])  # off the vector's alignment
+    if not written:
+        layouts.append(lambda: torch._neg_view(-x))
+        if x.dim() >= 1 and x.numel():
+            layouts.append(lambda: x[:1].expand(x.shape))
+        if x.is_complex():
+            layouts.append(x.conj)
+    return draw.choice(layouts)()
 
 
-def drawn_arguments(draw: random.Random) -> dict:
-    arguments = {"lr": draw.choice([0.0, 1.0, draw.uniform(0, 0.5), 10 ** draw.uniform(-6, 0)])}
+def drawn_arguments(draw: random.Random) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "lr": draw.choice([0.0, 1.0, draw.uniform(0, 0.5), 10 ** draw.uniform(-6, 0)])
+    }
     if draw.random() < 0.15:
         arguments["lr"] = torch.tensor(arguments["lr"], dtype=draw.choice(DTYPES[1:3]))
         if draw.random() < 0.5:

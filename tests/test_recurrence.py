@@ -5,9 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import sympy
+
 from cases import BENGIO, CASES, SUTSKEVER_NESTEROV, TORCH, TORCH_DAMPENED, TORCH_NESTEROV, Case
 from reference import run
-
 from sgdm import Convention, Hyperparameters, coefficients, get_convention
 from sgdm.equations import step_equations
 from sgdm.recurrence import (
@@ -45,7 +45,7 @@ def run_recurrence(case: Case, theta_0, gradient, eps, mu, present, *, row=None,
             old = np.zeros_like(p) if b is None else b
             point = p + look_ahead_weight(row, h) * old
             d = gradient(point, t) + c.coupled_decay * point
-            b = c.retain * old * (not c.buffer == "first") + c.gain * d
+            b = c.retain * old * (c.buffer != "first") + c.gain * d
             p = c.keep * point + c.step * (c.buffer_weight * b + c.gradient_weight * d)
             theta = p - iterate_weight(row, h) * b
         stored.append(p)
@@ -195,9 +195,7 @@ def test_the_look_ahead_of_any_rule_that_stores_the_iterate(seed):
     gradient = drawn_gradient(rng, (4,))
     mu = drawn_schedules(rng)[1]
     eps = lambda t: 0.05  # noqa: E731 - the conventions agree while lr is constant
-    expected, _, _ = run(
-        SUTSKEVER_NESTEROV.literal, np.ones(4), gradient, eps, mu, [True] * STEPS
-    )
+    expected, _, _ = run(SUTSKEVER_NESTEROV.literal, np.ones(4), gradient, eps, mu, [True] * STEPS)
     for lr in ("inside", "outside"):
         for sign in ("gradient", "step"):
             row = Convention(

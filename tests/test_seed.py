@@ -5,6 +5,9 @@
 
 import numpy as np
 import pytest
+import torch
+
+import sgdm
 from reference import (
     caffe_nesterov,
     dampened,
@@ -95,7 +98,7 @@ def test_sutskevers_iterate_is_nags(lr_moves, momentum_moves, seed):
 
 
 def test_a_missing_gradient_parts_sutskever_from_nag_only_if_the_momentum_moved(seed):
-    """(6)(7) looks ahead with the μ of the step that happens, (4)(5) with that of the step before."""
+    """(6)(7) looks ahead with the μ of the step that happens, (4)(5) with the skipped one's."""
     draw = Draw(seed, missing=0.3)
     for momentum_moves in (False, True):
         regime = {"lr_moves": True, "momentum_moves": momentum_moves}
@@ -178,7 +181,7 @@ def test_the_first_step_after_the_drop_is_the_seeds(seed):
 def test_dampening_is_one_minus_tau_after_an_undamped_first_step(seed):
     """From the second step on τ is a smaller lr; the first gradient weighs 1/(1-τ) times more."""
     draw = Draw(seed)
-    tau = 0.5
+    tau = 0.3
     gradients = [draw.gradient(draw.theta_0, t) for t in range(STEPS)]
     eps, mu = (lambda t: 0.1), (lambda t: 0.8)
     arguments = (draw.theta_0, lambda x, t: gradients[t], eps, mu, draw.present)
@@ -190,19 +193,21 @@ def test_dampening_is_one_minus_tau_after_an_undamped_first_step(seed):
     assert np.allclose(velocities, expected, atol=1e-13)
 
 
-def test_the_seeds_dampening_formula_would_delete_the_gradient():
-    """v' = μ v + dampening · d, with torch's default 0, never moves; torch does."""
-    import torch
-
+@pytest.mark.parametrize("tau", [0.0, 0.3])
+@pytest.mark.parametrize("cls", [torch.optim.SGD, sgdm.SGD])
+def test_the_seeds_dampening_formula_would_delete_the_gradient(tau, cls):
+    """v' = μ v + dampening · d would, with the default 0, hardly move; torch has 1 - dampening."""
     p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    optimizer = torch.optim.SGD([p], lr=1.0, momentum=0.9, dampening=0.5)
-    positions = []
-    for _ in range(3):
+    optimizer = cls([p], lr=1.0, momentum=0.9, dampening=tau)
+    v, as_printed, position = 1.0, 1.0, 0.0
+    for t in range(3):
         p.grad = torch.ones_like(p)
         optimizer.step()
-        positions.append(p.item())
-    v = [1.0, 0.9 * 1.0 + 0.5, 0.9 * 1.4 + 0.5]
-    assert positions == pytest.approx(list(-np.cumsum(v)), rel=1e-15)
+        v = 0.9 * v + (1 - tau) if t else 1.0
+        as_printed = 0.9 * as_printed + tau if t else 1.0
+        position -= v
+        assert p.item() == pytest.approx(position, rel=1e-15)
+    assert abs(v - as_printed) > 0.5
 
 
 def test_nag_without_momentum_is_gradient_descent(seed):

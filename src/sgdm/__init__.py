@@ -50,7 +50,7 @@ def __getattr__(name: str) -> object:
     elif name in ("errors", "schedule"):
         value = import_module(f"sgdm.{name}")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")  # noqa: EM102
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 

@@ -89,7 +89,9 @@ class Convention:
             )
         if self.momentum == "next" and self.nesterov != "always":
             raise self._contradiction(
-                "momentum", "nesterov", "a buffer that holds μ_{t+1}·v moves θ only by looking ahead"
+                "momentum",
+                "nesterov",
+                "a buffer that holds μ_{t+1}·v moves θ only by looking ahead",
             )
         if self.momentum == "next" and self.stores == "iterate":
             raise self._contradiction(

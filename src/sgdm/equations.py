@@ -4,7 +4,10 @@ Symbols are the seed's: ε the learning rate, μ the momentum, λ the weight dec
 Θ its look-ahead point; besides, τ the dampening, b the buffer, g the gradient.
 """
 
-from sympy import Expr, Symbol, sympify
+# pyright: reportMissingTypeStubs=false
+from typing import Any
+
+from sympy import Symbol, sympify
 
 from sgdm.convention import Convention
 from sgdm.hyperparameters import Hyperparameters
@@ -18,7 +21,7 @@ _SYMBOLS = {"lr": "ε", "weight_decay": "λ", "lr0": "ε_0"}
 def step_equations(
     convention: Convention, *, nesterov: bool = False, first: bool = False
 ) -> tuple[str, ...]:
-    """Return the step as lines of text, in the order in which it runs.
+    r"""Return the step as lines of text, in the order in which it runs.
 
     Args:
         convention: The rule.
@@ -28,12 +31,12 @@ def step_equations(
     Example:
         >>> from sgdm import get_convention
         >>> from sgdm.equations import step_equations
-        >>> print(*step_equations(get_convention("torch"), nesterov=True), sep="\\n")
+        >>> print(*step_equations(get_convention("torch"), nesterov=True), sep="\n")
         d = g + λ·Θ
         b = μ·b + (1 - τ)·d
         Θ = Θ - ε·(d + μ·b)
     """
-    symbols = {name: Symbol(text) for name, text in _SYMBOLS.items()}
+    symbols: dict[str, Any] = {name: Symbol(text) for name, text in _SYMBOLS.items()}
     symbols["momentum"] = Symbol("μ_{t+1}" if convention.momentum == "next" else "μ")
     if convention.gain == "1-dampening":
         symbols["dampening"] = Symbol("τ")
@@ -60,7 +63,7 @@ def _sum(*terms: tuple[object, str]) -> str:
     """Write a linear combination as a person would."""
     text = ""
     for coefficient, name in terms:
-        weight = sympify(coefficient)
+        weight: Any = sympify(coefficient)
         if weight == 0:
             continue
         minus = not weight.is_Add and weight.could_extract_minus_sign()
@@ -72,7 +75,7 @@ def _sum(*terms: tuple[object, str]) -> str:
     return text
 
 
-def _product(weight: Expr, name: str) -> str:
+def _product(weight: Any, name: str) -> str:
     if weight == 1:
         return name
     text = str(weight).replace("*", "·")

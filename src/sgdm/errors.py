@@ -1,4 +1,4 @@
-"""The one family of exceptions: each names the argument, the requirement, the value, and what to do.
+"""The family of exceptions: each names the argument, the requirement, the value, and what to do.
 
 Every class is also the built-in that torch raises in its place, so code that catches
 `ValueError`, `TypeError` or `RuntimeError` around `torch.optim.SGD` goes on working.

@@ -6,7 +6,7 @@ NaN and infinity are refused before any comparison: a check of the form `x < 0` 
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, SupportsFloat, get_args
 
 from sgdm.convention import Convention, WeightDecayMode
 from sgdm.errors import InvalidTypeError, InvalidValueError
@@ -77,13 +77,17 @@ _RANGES = {
 }
 
 
-def check_finite(name: str, value: float) -> None:
+def check_finite(name: str, value: SupportsFloat) -> None:
     """Refuse NaN and infinity, at every step, wherever a scheduler may have written them.
 
     Raises:
         InvalidValueError: If `value` is not finite.
     """
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        value, finite = math.inf, False
+    if not finite:
         bounds = _RANGES[name]
         raise InvalidValueError.of(
             name,
@@ -106,9 +110,8 @@ def check_range(name: str, value: object) -> None:
         raise InvalidTypeError.of(
             name, "a number or a one-element tensor", value, f"convert it first: {name}=float(...)"
         )
-    number = float(value)
-    check_finite(name, number)
-    if number < bounds.minimum:
+    check_finite(name, value)
+    if value < bounds.minimum:
         raise InvalidValueError.of(
             name,
             bounds.requirement,

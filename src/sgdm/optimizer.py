@@ -1,8 +1,8 @@
 """`SGD`, a `torch.optim.Optimizer`: groups, state and hooks. The arithmetic is elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, Self, cast, overload
+from typing import Any, Self, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -26,10 +26,16 @@ from sgdm.recurrence import (
     iterate_weight,
     look_ahead_weight,
     needs_closure,
-    uses_nesterov,
+    stores_look_ahead,
 )
 
 __all__ = ["SGD"]
+
+_Loss = TypeVar("_Loss")  # a number or a tensor
+
+# Dynamo breaks the graph here and never recompiles for a moved lr. torch's own optimizers use this
+# one, which, unlike torch.compiler.disable, loads Dynamo at the first call only.
+_opaque = torch._disable_dynamo  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
 _BUFFER = "momentum_buffer"  # torch's key: state dicts go both ways
@@ -103,7 +109,7 @@ class SGD(Optimizer):
         momentum: float = 0,
         dampening: float = 0,
         weight_decay: float | Tensor = 0,
-        nesterov: bool = False,  # noqa: FBT001, FBT002 - torch's signature
+        nesterov: bool = False,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -168,7 +174,7 @@ class SGD(Optimizer):
             >>> sgdm.SGD.from_torch(torch.optim.SGD([p], lr=0.5)).param_groups[0]["lr"]
             0.5
         """
-        if not isinstance(optimizer, torch.optim.SGD):
+        if not isinstance(optimizer, torch.optim.SGD):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidTypeError.of(
                 "optimizer", "a torch.optim.SGD", optimizer, "other rules keep other state"
             )
@@ -181,7 +187,7 @@ class SGD(Optimizer):
 
     # ---- groups and state ----
 
-    @torch._disable_dynamo  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - lazy, as torch's own
+    @_opaque
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch does; its hyperparameters are checked as the constructor's are.
 
@@ -251,7 +257,9 @@ class SGD(Optimizer):
         adopted: list[dict[str, Any]] = []
         saved_groups = cast("list[dict[str, Any]]", loaded["param_groups"])
         for own, saved in zip(self.param_groups, saved_groups, strict=False):
-            held = [(p, loaded["state"].get(key, {}).get(_BUFFER)) for p, key in _paired(own, saved)]
+            held = [
+                (p, loaded["state"].get(key, {}).get(_BUFFER)) for p, key in _paired(own, saved)
+            ]
             held = [(p, b) for p, b in held if b is not None]
             _check_convention(own["convention"], saved.get("convention"), has_buffers=bool(held))
             for param, buffer in held:
@@ -273,10 +281,10 @@ class SGD(Optimizer):
     def step(self, closure: None = None) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
 
-    @torch._disable_dynamo  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - lazy, as torch's own
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    @_opaque
+    def step(self, closure: Callable[[], _Loss] | None = None) -> _Loss | None:
         """Update every parameter that has a gradient.
 
         Args:
@@ -303,38 +311,37 @@ class SGD(Optimizer):
         return loss
 
     def _update(self) -> None:
-        """Step every parameter from where it stands."""
+        """Step every parameter from where it stands, and keep what the step made."""
         plan = StepPlan(differentiable=bool(self.defaults["differentiable"]))
-        weights: list[tuple[dict[str, Any], float]] = []
-        counted: set[Tensor] = set()
+        planned: list[tuple[dict[str, Any], Convention, Hyperparameters, range]] = []
         for group, row, h in self._rules():
-            rules = GroupRules(row, h, maximize=group["maximize"])
-            counts = first_step_differs(row, h)
-            planned = len(plan.params)
-            for param in group["params"]:
-                gradient = param.grad
-                if gradient is None:
-                    continue
-                if gradient.layout != torch.strided:
-                    rules.check_sparse()
-                state = self.state.get(param, {})
-                buffer = state.get(_BUFFER)
-                first = buffer is None or state.get(_STEPS) == 0
-                plan.add(param, gradient, buffer, rules.rule(first=first))
-                if counts or _STEPS in state:
-                    counted.add(param)
-            if len(plan.params) > planned and row.stores == "look-ahead" and uses_nesterov(row, h):
-                weights.append((group, iterate_weight(row, h)))
-
+            start = len(plan.params)
+            self._plan_group(plan, group, GroupRules(row, h, maximize=group["maximize"]))
+            planned.append((group, row, h, range(start, len(plan.params))))
         run(plan, engine=self.engine)
-        for param, buffer, rule in zip(plan.params, plan.buffers, plan.rules, strict=True):
-            if rule.coefficients.buffer in ("first", "running"):
-                state = self.state[param]
-                state[_BUFFER] = buffer
-                if param in counted:
-                    state[_STEPS] = state.get(_STEPS, 0) + 1
-        for group, weight in weights:
-            group[_ITERATE_WEIGHT] = _as_float(weight)
+        for group, row, h, indices in planned:
+            counts = first_step_differs(row, h)
+            for i in indices:
+                if plan.rules[i].coefficients.buffer in ("first", "running"):
+                    state = self.state[plan.params[i]]
+                    state[_BUFFER] = plan.buffers[i]
+                    if counts or _STEPS in state:
+                        state[_STEPS] = state.get(_STEPS, 0) + 1
+            if indices and stores_look_ahead(row, h):
+                group[_ITERATE_WEIGHT] = _as_float(iterate_weight(row, h))
+
+    def _plan_group(self, plan: StepPlan, group: dict[str, Any], rules: GroupRules) -> None:
+        """Append the group's parameters that have a gradient."""
+        for param in group["params"]:
+            gradient = param.grad
+            if gradient is None:
+                continue
+            if gradient.layout != torch.strided:
+                rules.check_sparse()
+            state = self.state.get(param, {})
+            buffer = state.get(_BUFFER)
+            first = buffer is None or state.get(_STEPS) == 0
+            plan.add(param, gradient, buffer, rules.rule(first=first))
 
     def _rules(self) -> Iterator[tuple[dict[str, Any], Convention, Hyperparameters]]:
         """Yield each group with its convention and the hyperparameters of the coming step."""
@@ -365,7 +372,7 @@ class SGD(Optimizer):
     # ---- θ and its look-ahead point Θ ----
 
     @contextmanager
-    def _look_ahead(self, closure: Callable[[], float] | None) -> Iterator[None]:
+    def _look_ahead(self, closure: Callable[[], object] | None) -> Generator[None]:
         """Hold the parameters of rules that store θ at θ + μ·v while their gradient is taken.
 
         The update goes on from there. What has no gradient, and everything if the step fails, is
@@ -394,7 +401,7 @@ class SGD(Optimizer):
         _put_back({p: kept for p, kept in moved.items() if p.grad is None})
 
     @contextmanager
-    def at_iterate(self) -> Iterator[None]:
+    def at_iterate(self) -> Generator[None]:
         """Show the iterate θ of Nesterov's method in place of its look-ahead point Θ.
 
         θ is the end of the last gradient step, Θ_t - ε_t·d_t = Θ_{t+1} - μ_{t+1}·v_{t+1}, with the
@@ -421,7 +428,7 @@ class SGD(Optimizer):
         self._refuse_at_iterate("at_iterate")
         moves: list[tuple[Tensor, Tensor, float]] = []
         for group, row, h in self._rules():
-            if row.stores == "look-ahead" and uses_nesterov(row, h):
+            if stores_look_ahead(row, h):
                 weight = group.get(_ITERATE_WEIGHT, _as_float(iterate_weight(row, h)))
                 buffers = ((p, self.state.get(p, {}).get(_BUFFER)) for p in group["params"])
                 moves += [(p, b, -weight) for p, b in buffers if b is not None]

@@ -24,6 +24,7 @@ __all__ = [
     "iterate_weight",
     "look_ahead_weight",
     "needs_closure",
+    "stores_look_ahead",
     "uses_nesterov",
 ]
 
@@ -75,9 +76,10 @@ def coefficients(convention: Convention, h: Hyperparameters, *, first: bool) -> 
 
     Example:
         >>> from sgdm import Hyperparameters, coefficients, get_convention
-        >>> coefficients(get_convention("torch"), Hyperparameters(lr=0.1, momentum=0.9), first=False)
-        Coefficients(coupled_decay=0, retain=0.9, gain=1, buffer_weight=1, gradient_weight=0, \
-keep=1, step=-0.1, buffer='running')
+        >>> h = Hyperparameters(lr=0.5, momentum=0.75)
+        >>> c = coefficients(get_convention("bengio"), h, first=False)
+        >>> c.retain, c.gain, c.buffer_weight, c.gradient_weight, c.step
+        (0.75, -0.375, 1, -0.5, 1)
     """
     sign = 1 if convention.sign == "gradient" else -1
     inside, outside = (h.lr, 1) if convention.lr == "inside" else (1, h.lr)
@@ -150,6 +152,11 @@ def needs_closure(convention: Convention, h: Hyperparameters) -> bool:
     return convention.stores == "iterate" and uses_nesterov(convention, h)
 
 
+def stores_look_ahead(convention: Convention, h: Hyperparameters) -> bool:
+    """Whether the stored point is Θ, the look-ahead point of another one, θ."""
+    return convention.stores == "look-ahead" and uses_nesterov(convention, h)
+
+
 def look_ahead_weight(convention: Convention, h: Hyperparameters) -> Any:
     """Return w such that the gradient is taken at p + w*b; 0 where it is taken at p."""
     if needs_closure(convention, h):
@@ -164,7 +171,7 @@ def iterate_weight(convention: Convention, h: Hyperparameters) -> Any:
     Θ_{t+1} = θ_{t+1} + step * buffer_weight * b_{t+1}: without the momentum part of its last step
     the stored point is the one that gradient descent from Θ_t reached.
     """
-    if convention.stores == "iterate" or not uses_nesterov(convention, h):
+    if not stores_look_ahead(convention, h):
         return 0
     c = coefficients(convention, h, first=False)
     return c.step * c.buffer_weight

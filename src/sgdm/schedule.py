@@ -122,7 +122,7 @@ def nesterov() -> Schedule:
     Example:
         >>> from sgdm.schedule import nesterov
         >>> [round(nesterov()(t), 4) for t in range(5)]
-        [0.0, 0.0, 0.2817, 0.434, 0.5311]
+        [0.0, 0.0, 0.2818, 0.434, 0.5311]
 
     Reference:
         Beck and Teboulle 2009, A fast iterative shrinkage-thresholding algorithm, eq. (4.2).
@@ -152,7 +152,7 @@ def su_boyd_candes() -> Schedule:
 
 
 def sutskever(mu_max: float) -> Schedule:
-    """μ_t = min(1 - 2^(-1 - log2(floor(t/250) + 1)), mu_max): 0.5, 0.75, 0.8333, ... every 250 steps.
+    """μ_t = min(1 - 2^(-1 - log2(floor(t/250) + 1)), mu_max): 0.5, 0.75, 0.833, ...
 
     Args:
         mu_max: The cap, in [0, 1).

@@ -58,11 +58,9 @@ def _step_widened(p: Tensor, g: Tensor, b: Tensor | None, c: Coefficients) -> Te
     wide_b = None if b is None else _widened(b)
     new_p, new_b = _step(_widened(p), _widened(g), wide_b, c, in_place=False)
     p.copy_(new_p)
-    if c.buffer == "first":
-        return new_b if new_b is None else new_b.to(p.dtype)
-    if c.buffer == "running" and b is not None and new_b is not None:
-        b.copy_(new_b)
-    return b
+    if new_b is None or c.buffer not in ("first", "running"):
+        return b
+    return new_b.to(p.dtype) if b is None or c.buffer == "first" else b.copy_(new_b)
 
 
 def _widened(x: Tensor) -> Tensor:
@@ -77,19 +75,16 @@ def _step(
 
     if c.buffer == "first":
         b = d.clone() if _is(c.gain, 1) else d * c.gain
-    elif c.buffer == "running":
-        assert b is not None
-        b = b.mul_(c.retain) if in_place else b * c.retain
-        b = _add_scaled(b, d, c.gain, in_place=in_place)
+    elif b is not None and c.buffer == "running":
+        retained = b.mul_(c.retain) if in_place else b * c.retain
+        b = _add_scaled(retained, d, c.gain, in_place=in_place)
 
-    if _is(c.buffer_weight, 0):
+    if b is None or _is(c.buffer_weight, 0):
         u = _scale(d, c.gradient_weight)
+    elif _is(c.gradient_weight, 0):
+        u = _scale(b, c.buffer_weight)
     else:
-        assert b is not None
-        if _is(c.gradient_weight, 0):
-            u = _scale(b, c.buffer_weight)
-        else:
-            u = _add_scaled(_scale(d, c.gradient_weight), b, c.buffer_weight)
+        u = _add_scaled(_scale(d, c.gradient_weight), b, c.buffer_weight)
 
     p = _add_scaled(_scale(p, c.keep, in_place=in_place), u, c.step, in_place=in_place)
     return p, b

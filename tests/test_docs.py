@@ -1,0 +1,106 @@
+"""What the documentation says is so: its examples run, its links lead where they say."""
+
+import doctest
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+
+import pytest
+from typer.testing import CliRunner
+
+import sgdm
+from sgdm.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = ["sgdm", *(m.name for m in walk_packages(sgdm.__path__, "sgdm."))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings(name, monkeypatch):
+    from sgdm import frameworks
+
+    monkeypatch.setattr(frameworks, "_BY_NAME", dict(frameworks._BY_NAME))
+    result = doctest.testmod(import_module(name))
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", [n for n in sgdm.__all__ if callable(getattr(sgdm, n))])
+def test_every_public_name_has_an_example(name):
+    documented = (sgdm.Hyperparameters, sgdm.Coefficients)  # records; `coefficients` shows both
+    value = getattr(sgdm, name)
+    assert value.__doc__
+    assert "Example:" in value.__doc__ or value in documented
+
+
+def examples(page: Path) -> list[tuple[str, str]]:
+    """Each python block, with the text block that follows it at once."""
+    blocks = re.findall(
+        r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", page.read_text("utf-8"), re.DOTALL
+    )
+    return list(blocks)
+
+
+EXAMPLES = [
+    pytest.param(code, output, id=f"{page.name}-{i}")
+    for page in PAGES
+    for i, (code, output) in enumerate(examples(page))
+]
+
+
+@pytest.mark.parametrize(("code", "output"), EXAMPLES)
+def test_the_examples_in_pages_print_what_they_say(code, output):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == output
+
+
+def test_the_readme_shows_the_real_table():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = re.search(r"\$ sgdm conventions\n(.*?)```", readme, re.DOTALL)
+    assert shown
+    real = CliRunner().invoke(app, ["conventions"]).stdout
+    assert [line.rstrip() for line in real.splitlines()] == shown[1].splitlines()
+
+
+def links(page: Path) -> list[tuple[str, str]]:
+    return re.findall(r"\[([^\]]+)\]\((?!https?:)([^)]+)\)", page.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_tests_and_lines(page):
+    for text, target in links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve()
+        assert file.exists(), f"{page.name}: {target}"
+        content = file.read_text("utf-8") if file.is_file() else ""
+        if (name := text.strip("`")).startswith("test_"):
+            assert f"def {name}(" in content, f"{page.name}: no {name} in {path}"
+        if anchor:
+            line = content.splitlines()[int(anchor.removeprefix("L")) - 1]
+            assert text.strip("`") in line, f"{page.name}: run tools/line_links.py for {target}"
+
+
+SEED_ROWS = {
+    "(1)": "torch",
+    "(2)": "negated",
+    "(3)": "caffe",
+    "(3')": "sutskever",
+    "(4)(5)": "nag",
+    "(6)(7)": "sutskever",
+    "(8)": "bengio",
+    "(9)(10)": "bengio-lr-outside",
+}
+
+
+@pytest.mark.parametrize("page", ["seed.md", "seed.zh.md"])
+@pytest.mark.parametrize(("equation", "convention"), SEED_ROWS.items())
+def test_the_seed_pages_map_every_equation_to_its_row(page, equation, convention):
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith(f"| {equation} |")]
+    assert len(rows) == 1, rows
+    assert f'[`name="{convention}"`](../src/sgdm/frameworks.py#L' in rows[0]
+    assert "](../tests/" in rows[0]

@@ -1,0 +1,277 @@
+"""The wording of every error: name, requirement, value, remedy; torch's text where it has one."""
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+
+import sgdm
+from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError, SgdmError
+
+
+def param() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.ones(2))
+
+
+CONSTRUCTION = [
+    (
+        {"lr": -0.1},
+        InvalidValueError,
+        "Invalid learning rate: -0.1: lr must be a finite number >= 0, got -0.1; "
+        "pass a step size such as lr=0.1",
+    ),
+    (
+        {"lr": math.nan},
+        InvalidValueError,
+        "Invalid learning rate: nan: lr must be a finite number >= 0, got nan; "
+        "pass a step size such as lr=0.1",
+    ),
+    (
+        {"lr": torch.tensor(math.inf)},
+        InvalidValueError,
+        "Invalid learning rate: inf: lr must be a finite number >= 0, got inf; "
+        "pass a step size such as lr=0.1",
+    ),
+    (
+        {"lr": torch.tensor([0.1, 0.2])},
+        InvalidValueError,
+        "Tensor lr must be 1-element: lr must be a tensor of one element, got '2 elements'; "
+        "one group has one value; give each group its own",
+    ),
+    (
+        {"lr": "0.1"},
+        InvalidTypeError,
+        "lr must be a number or a one-element tensor, got '0.1'; convert it first: lr=float(...)",
+    ),
+    (
+        {"lr": 1j},
+        InvalidTypeError,
+        "lr must be a number or a one-element tensor, got 1j; convert it first: lr=float(...)",
+    ),
+    (
+        {"momentum": -0.5},
+        InvalidValueError,
+        "Invalid momentum value: -0.5: momentum must be a finite number >= 0, got -0.5; "
+        "pass a factor such as momentum=0.9, or 0 for plain SGD",
+    ),
+    (
+        {"momentum": 10**400},
+        InvalidValueError,
+        "Invalid momentum value: inf: momentum must be a finite number >= 0, got inf; "
+        "pass a factor such as momentum=0.9, or 0 for plain SGD",
+    ),
+    (
+        {"dampening": math.nan},
+        InvalidValueError,
+        "Invalid dampening value: nan: dampening must be a finite number, got nan; "
+        "pass a factor such as dampening=0.5, or 0 for none",
+    ),
+    (
+        {"weight_decay": -1},
+        InvalidValueError,
+        "Invalid weight_decay value: -1: weight_decay must be a finite number >= 0, got -1; "
+        "pass a factor such as weight_decay=1e-4, or 0 for none",
+    ),
+    (
+        {"weight_decay_mode": "decoupled"},
+        InvalidValueError,
+        "weight_decay_mode must be None or one of 'coupled', 'lr', 'lr/lr0', 'absolute', got "
+        "'decoupled'; None takes the convention's own way",
+    ),
+    (
+        {"weight_decay_mode": "lr/lr0", "lr": 0},
+        InvalidValueError,
+        "lr must be > 0 at construction with weight_decay_mode='lr/lr0', which divides by it, got "
+        "0.0; give the peak lr here and let a scheduler warm up from 0",
+    ),
+    (
+        {"convention": "keras3"},
+        InvalidValueError,
+        "convention must be one of torch, negated, caffe, sutskever, nag, bengio, "
+        "bengio-lr-outside, got 'keras3'; `sgdm conventions` lists them",
+    ),
+    (
+        {"convention": "Bengo"},
+        InvalidValueError,
+        "convention must be one of torch, negated, caffe, sutskever, nag, bengio, "
+        "bengio-lr-outside, got 'Bengo'; did you mean 'bengio'?",
+    ),
+    (
+        {"engine": "cuda"},
+        InvalidValueError,
+        "engine must be one of 'auto', 'eager', got 'cuda'; "
+        "'auto' takes the fastest that serves the tensors",
+    ),
+    (
+        {"nesterov": True},
+        InvalidValueError,
+        "Nesterov momentum requires a momentum and zero dampening: got momentum=0, dampening=0 "
+        "with nesterov=True; pass a momentum such as 0.9 and no dampening",
+    ),
+    (
+        {"nesterov": True, "momentum": 0.9, "dampening": 0.1},
+        InvalidValueError,
+        "Nesterov momentum requires a momentum and zero dampening: got momentum=0.9, "
+        "dampening=0.1 with nesterov=True; pass a momentum such as 0.9 and no dampening",
+    ),
+    (
+        {"nesterov": True, "momentum": 0.9, "convention": "negated"},
+        InvalidValueError,
+        "nesterov must be False for convention 'negated', which has no Nesterov form, got True; "
+        "take 'torch', 'caffe', 'sutskever' or 'bengio'",
+    ),
+    (
+        {"dampening": 0.5, "momentum": 0.9, "convention": "caffe"},
+        InvalidValueError,
+        "dampening must be 0 for convention 'caffe', whose gain is one, got 0.5; "
+        "take convention='torch', or multiply lr by 1 - dampening",
+    ),
+    (
+        {"fused": True, "differentiable": True},
+        InvalidUseError,
+        "`fused` does not support `differentiable`: both are True; pass one of them",
+    ),
+    (
+        {"fused": True, "foreach": True},
+        InvalidUseError,
+        "`fused` and `foreach` cannot be `True` together. They name two paths: pass one, or "
+        "neither",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"), CONSTRUCTION, ids=[str(c[0])[:60] for c in CONSTRUCTION]
+)
+def test_construction(arguments, error, text):
+    with pytest.raises(error) as caught:
+        sgdm.SGD([param()], **arguments)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [case[:2] for case in CONSTRUCTION if not {"nesterov", "fused", "engine"} & case[0].keys()],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_group_is_checked_as_the_constructor_is(arguments, error):
+    optimizer = sgdm.SGD([param()])
+    with pytest.raises(error):
+        optimizer.add_param_group({"params": [param()], **arguments})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_torch_begins_the_same_way():
+    """Code that matches torch's text goes on matching."""
+    cases: list[dict[str, Any]] = [
+        {"lr": -0.1},
+        {"momentum": -0.5},
+        {"weight_decay": -1},
+        {"nesterov": True},
+        {"fused": True, "foreach": True},
+    ]
+    for arguments in cases:
+        with pytest.raises((ValueError, RuntimeError), match=" ") as theirs:
+            torch.optim.SGD([param()], **arguments)
+        with pytest.raises(type(theirs.value), match=" ") as mine:
+            sgdm.SGD([param()], **arguments)
+        assert str(mine.value).startswith(str(theirs.value))
+
+
+def test_from_torch_takes_torchs_sgd_only():
+    with pytest.raises(TypeError, match=r"^optimizer must be a torch.optim.SGD, got Adam"):
+        sgdm.SGD.from_torch(torch.optim.Adam([param()]))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_group_that_is_no_dict_is_torchs_error():
+    with pytest.raises(TypeError, match="param_group must be a dict"):
+        sgdm.SGD([param()]).add_param_group([param()])  # pyright: ignore[reportArgumentType]
+
+
+def test_one_family_that_is_also_the_built_in():
+    for error, built_in in (
+        (InvalidValueError, ValueError),
+        (InvalidTypeError, TypeError),
+        (InvalidUseError, RuntimeError),
+    ):
+        assert issubclass(error, SgdmError)
+        assert issubclass(error, built_in)
+
+
+def test_an_error_carries_its_evidence_through_pickling():
+    error = InvalidValueError.of("lr", ">= 0", -1, "raise it")
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == "lr must be >= 0, got -1; raise it"
+    assert (again.name, again.requirement, again.value) == ("lr", ">= 0", -1)
+
+
+def test_a_long_value_is_cut():
+    assert str(InvalidValueError.of("x", "short", "y" * 200, "cut it")) == (
+        f"x must be short, got '{'y' * 76}...; cut it"
+    )
+
+
+CONTRADICTIONS = [
+    ({"momentum": "next"}, "momentum='next' contradicts nesterov='never'"),
+    (
+        {"momentum": "next", "nesterov": "always", "stores": "iterate"},
+        "momentum='next' contradicts stores='iterate'",
+    ),
+    (
+        {"momentum": "next", "nesterov": "always", "momentum_zero": "freeze"},
+        "momentum='next' contradicts momentum_zero='freeze'",
+    ),
+    ({"stores": "iterate"}, "stores='iterate' contradicts nesterov='never'"),
+]
+
+
+@pytest.mark.parametrize(("axes", "message"), CONTRADICTIONS)
+def test_contradicting_axes_are_named(axes, message):
+    with pytest.raises(InvalidValueError, match=f"convention 'mine': {message}: .*; change one"):
+        sgdm.Convention(name="mine", title="", lr="inside", sign="step", **axes)
+
+
+def test_an_unknown_axis_value_is_named():
+    with pytest.raises(InvalidValueError, match="lr must be 'outside' or 'inside', got 'middle'"):
+        sgdm.Convention(name="x", title="", lr="middle", sign="step")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["", "Mine", " mine"])
+def test_a_name_that_cannot_be_typed_is_refused(name):
+    with pytest.raises(InvalidValueError, match="name must be a word in lower case"):
+        sgdm.Convention(name=name, title="", lr="inside", sign="step")
+
+
+def test_a_name_is_given_once(monkeypatch):
+    from sgdm import frameworks
+
+    monkeypatch.setattr(frameworks, "_BY_NAME", dict(frameworks._BY_NAME))
+    row = sgdm.Convention(name="mine", title="", lr="inside", sign="step")
+    sgdm.register_convention(row)
+    sgdm.register_convention(row)
+    optimizer = sgdm.SGD([param()], convention="mine")
+    assert optimizer.param_groups[0]["convention"] == "mine"
+    other = sgdm.Convention(name="torch", title="", lr="inside", sign="step")
+    with pytest.raises(InvalidValueError, match="name must be one that no other convention has"):
+        sgdm.register_convention(other)
+
+
+def test_a_gradient_that_does_not_fit_is_refused_before_the_first_write():
+    from sgdm.engines.plan import Rule, StepPlan
+    from sgdm.functional import run
+
+    h = sgdm.Hyperparameters(lr=0.1)
+    rule = Rule(sgdm.coefficients(sgdm.get_convention("torch"), h, first=True), maximize=False)
+    plan = StepPlan()
+    fits = torch.ones(2)
+    plan.add(fits, torch.ones(2), None, rule)
+    plan.add(torch.ones(2), torch.ones(3), None, rule)
+    with pytest.raises(InvalidValueError) as caught:
+        run(plan)
+    assert str(caught.value) == (
+        "gradient must be of shape (2,) on cpu, as its parameter is, got '(3,) on cpu'; "
+        "compute it for this parameter"
+    )
+    assert torch.equal(fits, torch.ones(2))
