@@ -1,4 +1,4 @@
-# `make test` on a fresh machine does everything: environment, install, tests.
+# On a fresh machine `make test` and `make train` do everything: environment, install, work.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,10 +6,15 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test lint format clean
+.PHONY: test train lint format clean
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto
+
+# A network on real data, then the same under three conventions with a drop of the learning rate.
+train: $(VENV)/installed
+	$(BIN)/sgdm train --overwrite
+	$(BIN)/sgdm train --overwrite --conventions torch,caffe,nag
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -24,8 +29,8 @@ format: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sgdm needs Python >= 3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,test,lint]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis

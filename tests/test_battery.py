@@ -8,6 +8,8 @@ import torch
 
 import sgdm
 from cases import CASES, Case
+from sgdm.engines.plan import Rule, StepPlan
+from sgdm.functional import run
 from sgdm.recurrence import needs_closure
 
 ENGINES = ("eager",)
@@ -17,8 +19,11 @@ ON_EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
 def make(case: Case, params, engine: str = "auto", **arguments) -> sgdm.SGD:
-    arguments = {"lr": 0.05, "momentum": 0.9, **case.options, **arguments}
-    return sgdm.SGD(params, convention=case.convention, engine=engine, **arguments)
+    given: dict[str, Any] = {}
+    given.update(lr=0.05, momentum=0.9)
+    given.update(case.options)
+    given.update(arguments)
+    return sgdm.SGD(params, convention=case.convention, engine=engine, **given)
 
 
 def descend(optimizer, p, steps, curvature: Any = 1.0, shift=0.0) -> None:
@@ -146,6 +151,22 @@ def test_mixed_precision(engine, p_dtype, b_dtype, seed):
     buffer = optimizer.state[p]["momentum_buffer"]
     assert torch.equal(buffer, wide_b.to(b_dtype or p_dtype))
     assert buffer.dtype == (b_dtype or p_dtype)
+
+
+@ON_EVERY_ENGINE
+def test_a_gradient_of_lower_precision_makes_a_buffer_of_its_parameters(engine, seed):
+    """As `grad_dtype` allows: arithmetic in float32, and state that does not lose what p keeps."""
+    p, g = torch.randn(70), torch.randn(70).bfloat16()
+    h = sgdm.Hyperparameters(lr=0.1, momentum=0.9)
+    c = sgdm.coefficients(sgdm.get_convention("torch"), h, first=True)
+    plan = StepPlan()
+    plan.add(q := p.clone(), g, None, Rule(c, maximize=False))
+    run(plan, engine=engine)
+    (buffer,) = plan.buffers
+    assert buffer is not None
+    assert buffer.dtype == torch.float32
+    assert torch.equal(buffer, g.float())
+    assert torch.equal(q, torch.add(p, g.float(), alpha=-0.1))
 
 
 @EVERY

@@ -66,6 +66,17 @@ def test_the_readme_shows_the_real_table():
     assert [line.rstrip() for line in real.splitlines()] == shown[1].splitlines()
 
 
+def test_the_readme_shows_the_comparison_as_it_is_printed(tmp_path):
+    """The whole run, as `make train` does it; its numbers do not depend on threads."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = re.search(r"\$ sgdm train (--conventions \S+)\n(.*?)```", readme, re.DOTALL)
+    assert shown
+    arguments = [sys.executable, "-m", "sgdm", "train", *shown[1].split()]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    assert printed[: len(shown[2].splitlines())] == shown[2].splitlines()
+
+
 def links(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"\[([^\]]+)\]\((?!https?:)([^)]+)\)", page.read_text("utf-8"))
 
@@ -76,7 +87,7 @@ def test_links_lead_to_files_tests_and_lines(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve()
         assert file.exists(), f"{page.name}: {target}"
-        content = file.read_text("utf-8") if file.is_file() else ""
+        content = file.read_text("utf-8") if file.suffix in (".md", ".py") else ""
         if (name := text.strip("`")).startswith("test_"):
             assert f"def {name}(" in content, f"{page.name}: no {name} in {path}"
         if anchor:

@@ -264,14 +264,43 @@ def test_a_gradient_that_does_not_fit_is_refused_before_the_first_write():
 
     h = sgdm.Hyperparameters(lr=0.1)
     rule = Rule(sgdm.coefficients(sgdm.get_convention("torch"), h, first=True), maximize=False)
-    plan = StepPlan()
-    fits = torch.ones(2)
-    plan.add(fits, torch.ones(2), None, rule)
-    plan.add(torch.ones(2), torch.ones(3), None, rule)
-    with pytest.raises(InvalidValueError) as caught:
-        run(plan)
-    assert str(caught.value) == (
-        "gradient must be of shape (2,) on cpu, as its parameter is, got '(3,) on cpu'; "
-        "compute it for this parameter"
-    )
-    assert torch.equal(fits, torch.ones(2))
+    for gradient, buffer, message in (
+        (
+            torch.ones(3),
+            None,
+            "gradient must be of shape (2,) on cpu, as its parameter is, got '(3,) on cpu'; "
+            "compute it for this parameter",
+        ),
+        (
+            torch.ones(2, device="meta"),
+            None,
+            "gradient must be of shape (2,) on cpu, as its parameter is, got '(2,) on meta'; "
+            "compute it for this parameter",
+        ),
+        (
+            torch.ones(2),
+            torch.ones(1),
+            "momentum_buffer must be of shape (2,) on cpu, as its parameter is, got '(1,) on cpu'; "
+            "load the state of this very model",
+        ),
+    ):
+        plan = StepPlan()
+        fits = torch.ones(2)
+        plan.add(fits, torch.ones(2), None, rule)
+        plan.add(torch.ones(2), gradient, buffer, rule)
+        with pytest.raises(InvalidValueError) as caught:
+            run(plan)
+        assert str(caught.value) == message
+        assert torch.equal(fits, torch.ones(2))
+
+
+def test_an_engine_is_used_or_refused_never_replaced():
+    from sgdm.engines.plan import StepPlan
+    from sgdm.functional import run
+
+    with pytest.raises(InvalidValueError, match="engine must be one of"):
+        run(StepPlan(), engine="abacus")
+    optimizer = sgdm.SGD([param()])
+    optimizer.engine = "abacus"
+    with pytest.raises(InvalidValueError, match="engine must be one of"):
+        optimizer.step()

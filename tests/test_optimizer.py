@@ -17,8 +17,11 @@ STEPS = 40
 
 
 def make(case: Case, params, **arguments) -> sgdm.SGD:
-    arguments = {"lr": 0.1, "momentum": 0.9, **case.options, **arguments}
-    return sgdm.SGD(params, convention=case.convention, **arguments)
+    given: dict[str, Any] = {}
+    given.update(lr=0.1, momentum=0.9)
+    given.update(case.options)
+    given.update(arguments)
+    return sgdm.SGD(params, convention=case.convention, **given)
 
 
 def drive(optimizer, params, gradient, eps, mu, present) -> list[list[np.ndarray]]:
@@ -223,16 +226,17 @@ def test_under_grad_scaler_sutskever_names_bengio():
         scaler.step(optimizer)
 
 
-def test_a_failing_closure_leaves_theta_where_it_was():
+@pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_failing_closure_leaves_theta_where_it_was(failure):
     p = parameter(0.1, 0.7)
     optimizer = make(SUTSKEVER_NESTEROV, [p])
     optimizer.step(quadratic(p))
     before, buffer = p.detach().clone(), buffer_of(optimizer, p).clone()
 
     def closure():
-        raise ZeroDivisionError
+        raise failure
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(failure):
         optimizer.step(closure)
     assert torch.equal(p, before)
     assert torch.equal(buffer_of(optimizer, p), buffer)
@@ -481,6 +485,30 @@ def test_a_first_step_at_lr_zero_with_a_gradient_is_an_ordinary_one():
     assert buffer_of(optimizer, p).item() == 2.5
 
 
+def test_what_is_no_probe_is_an_ordinary_step():
+    """Some lr is not 0; there is state already; a closure is given; a gradient is sparse."""
+    some_lr = sgdm.SGD(
+        [{"params": [parameter(1.0)]}, {"params": [parameter(1.0)], "lr": 0.1}], lr=0
+    )
+    started = sgdm.SGD([parameter(1.0)], lr=0.0)
+    with_closure = sgdm.SGD([parameter(1.0)], lr=0.0)
+    for optimizer in (some_lr, started, with_closure):
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        for group in optimizer.param_groups:
+            group.update(momentum=0.9, weight_decay=0.5)
+        if optimizer is started:
+            optimizer.state[params[0]] = {"momentum_buffer": torch.zeros(1, dtype=torch.float64)}
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        optimizer.step(lambda: None) if optimizer is with_closure else optimizer.step()
+        assert buffer_of(optimizer, params[0]).item() == 0.5
+    p = parameter(1.0, 2.0)
+    sparse = sgdm.SGD([p], lr=0.0, momentum=0.9)
+    p.grad = torch.zeros_like(p).to_sparse()
+    sparse.step()
+    assert buffer_of(sparse, p).is_sparse
+
+
 def test_torch_distributed_checkpoint_probes_and_loads(seed):
     from torch.distributed.checkpoint.state_dict import (
         get_optimizer_state_dict,
@@ -538,6 +566,43 @@ def test_a_frozen_first_step_stays_to_come():
     group["momentum"] = 0.9
     step_with(optimizer, 1.0)
     assert (p.item(), optimizer.state[p]["steps"]) == (-2.0, 1)
+
+
+def test_a_first_step_undamped_by_hand_is_over_after_one():
+    """Probed with dampening, then set to 0: the count goes on, or every step would be a first."""
+    p = parameter(0.0)
+    optimizer = make(TORCH_DAMPENED, [p], lr=0.0)
+    step_with(optimizer, 0.0)
+    optimizer.param_groups[0].update(lr=1.0, dampening=0.0)
+    for _ in range(2):
+        step_with(optimizer, 1.0)
+    assert (p.item(), optimizer.state[p]["steps"]) == (-2.9, 2)
+
+
+def test_a_step_without_gradients_keeps_the_weight_of_the_iterate():
+    p = parameter(1.0)
+    optimizer = make(TORCH_NESTEROV, [p], lr=0.1)
+    step_with(optimizer, 2.0)
+    optimizer.param_groups[0]["lr"] = 5.0
+    step_with(optimizer, None)
+    with optimizer.at_iterate():
+        assert p.item() == pytest.approx(1.0 - 0.1 * 2.0)
+
+
+def test_an_lr0_that_a_group_brings_is_kept():
+    p = parameter(1.0)
+    group = {"params": [p], "lr": 0.5, "lr0": 2.0}
+    optimizer = sgdm.SGD([group], weight_decay=0.1, weight_decay_mode="lr/lr0")
+    step_with(optimizer, 0.0)
+    assert p.item() == pytest.approx(1 - 0.25 * 0.1)
+
+
+def test_a_one_element_lr_that_requires_grad_fits_a_parameter_without_dimensions():
+    p = torch.nn.Parameter(torch.tensor(1.0))
+    optimizer = sgdm.SGD([p], lr=torch.tensor([0.5], requires_grad=True))
+    p.grad = torch.tensor(1.0)
+    optimizer.step()
+    assert p.item() == 0.5
 
 
 def test_groups_may_have_conventions_of_their_own():
@@ -708,7 +773,9 @@ def test_from_torch_goes_on_with_the_same_bits(seed):
         gradients = [torch.randn(5), None, torch.randn(5)]
         advance(running, pairs[0], gradients)
         advance(twin, pairs[1], gradients)
-    taken = sgdm.SGD.from_torch(running)
+    taken = sgdm.SGD.from_torch(running, engine="eager")
+    assert taken.engine == "eager"
+    assert "convention" not in running.param_groups[0], "torch's own groups are left as they are"
     assert taken.param_groups[0]["initial_lr"] == 0.1
     assert buffer_of(taken, pairs[0][0]) is buffer_of(running, pairs[0][0])
     for _ in range(3):

@@ -16,7 +16,7 @@ with warnings.catch_warnings():
         optim_db,
     )
 
-(INFO,) = (info for info in optim_db if info.optim_cls is torch.optim.SGD)
+(INFO,) = (info for info in optim_db if info.name == "SGD")
 DEVICE = "cpu"
 INPUTS = _get_optim_inputs_including_global_cliquey_kwargs(DEVICE, torch.float32, INFO)
 assert INFO.optim_error_inputs_func is not None

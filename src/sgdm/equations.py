@@ -4,7 +4,6 @@ Symbols are the seed's: ε the learning rate, μ the momentum, λ the weight dec
 Θ its look-ahead point; besides, τ the dampening, b the buffer, g the gradient.
 """
 
-# pyright: reportMissingTypeStubs=false
 from typing import Any
 
 from sympy import Symbol, sympify

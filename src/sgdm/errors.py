@@ -6,7 +6,16 @@ Every class is also the built-in that torch raises in its place, so code that ca
 
 from typing import Self
 
-__all__ = ["InvalidTypeError", "InvalidUseError", "InvalidValueError", "SgdmError"]
+__all__ = [
+    "DivergedError",
+    "FileError",
+    "InterruptedRunError",
+    "InvalidTypeError",
+    "InvalidUseError",
+    "InvalidValueError",
+    "MissingExtraError",
+    "SgdmError",
+]
 
 
 class SgdmError(Exception):
@@ -43,6 +52,22 @@ class InvalidTypeError(SgdmError, TypeError):
 
 class InvalidUseError(SgdmError, RuntimeError):
     """A call that is not possible in the state the object is in."""
+
+
+class FileError(SgdmError, RuntimeError):
+    """A file that cannot be read as what it should be, or cannot be written."""
+
+
+class DivergedError(SgdmError, RuntimeError):
+    """A training run whose loss is no longer finite."""
+
+
+class InterruptedRunError(SgdmError, RuntimeError):
+    """A training run that was asked to stop, and has saved what it needs to go on."""
+
+
+class MissingExtraError(SgdmError, RuntimeError):
+    """An optional dependency that is not installed; the text is the command that installs it."""
 
 
 def _shown(value: object) -> str:

@@ -187,7 +187,6 @@ class SGD(Optimizer):
 
     # ---- groups and state ----
 
-    @_opaque
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch does; its hyperparameters are checked as the constructor's are.
 

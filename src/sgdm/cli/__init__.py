@@ -1,18 +1,20 @@
 """The command line, one file a command. What it knows it asks the library; nothing imports it."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from sgdm.cli.conventions import conventions
-from sgdm.errors import SgdmError
+from sgdm.cli.train import train
+from sgdm.errors import DivergedError, InterruptedRunError, SgdmError
 from sgdm.version import __version__
 
 __all__ = ["main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(conventions)
+app.command()(train)
 
 
 def _print_version(asked: bool) -> None:
@@ -34,9 +36,29 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is one line on stderr and exit status 2."""
+    """Run the command line. A mistake is one line on stderr, never a traceback.
+
+    Exit status: 0 done, 2 a mistake of the user's, 3 a run that diverged, 130 one interrupted.
+    """
     try:
-        app()
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(error.format_message(), error.exit_code)
     except SgdmError as error:
-        typer.echo(f"sgdm: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error), _status_of(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    else:
+        sys.exit(status)
+
+
+def _status_of(error: SgdmError) -> int:
+    if isinstance(error, DivergedError):
+        return 3
+    return 130 if isinstance(error, InterruptedRunError) else 2
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    if message:  # asked for nothing, the help has been printed
+        typer.echo(f"sgdm: {' '.join(message.split())}", err=True)
+    sys.exit(status)

@@ -1,0 +1,222 @@
+"""`sgdm train`: a run under one convention, or several conventions side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sgdm.errors import DivergedError, InterruptedRunError, InvalidUseError, InvalidValueError
+
+if TYPE_CHECKING:
+    from sgdm.training.comparison import Comparison
+    from sgdm.training.folder import Metrics, RunFolder
+    from sgdm.training.settings import Settings
+
+__all__ = ["train"]
+
+_WHERE = "Where the run is kept"
+_HOW = "The optimizer"
+_WHAT = "Data and network"
+
+
+def train(
+    context: typer.Context,
+    data: Annotated[
+        str,
+        typer.Option(help="'digits', or a .npz file with arrays x and y.", rich_help_panel=_WHAT),
+    ] = "digits",
+    model: Annotated[str, typer.Option(help="linear, mlp or cnn.", rich_help_panel=_WHAT)] = "cnn",
+    epochs: Annotated[int, typer.Option(rich_help_panel=_WHAT)] = 20,
+    batch_size: Annotated[int, typer.Option(rich_help_panel=_WHAT)] = 32,
+    seed: Annotated[
+        int, typer.Option(help="Of split, weights and batches.", rich_help_panel=_WHAT)
+    ] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...", rich_help_panel=_WHAT)] = "cpu",
+    convention: Annotated[
+        str, typer.Option(help="See `sgdm conventions`.", rich_help_panel=_HOW)
+    ] = "torch",
+    conventions: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare several, as in torch,caffe,torch:nesterov; in float64, with an lr drop.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    lr: Annotated[float, typer.Option(rich_help_panel=_HOW)] = 0.1,
+    momentum: Annotated[float, typer.Option(rich_help_panel=_HOW)] = 0.9,
+    dampening: Annotated[float, typer.Option(rich_help_panel=_HOW)] = 0.0,
+    nesterov: Annotated[bool, typer.Option("--nesterov", rich_help_panel=_HOW)] = False,
+    weight_decay: Annotated[float, typer.Option(rich_help_panel=_HOW)] = 1e-3,
+    weight_decay_mode: Annotated[
+        str | None, typer.Option(help="coupled, lr, lr/lr0 or absolute.", rich_help_panel=_HOW)
+    ] = None,
+    lr_schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="constant, steps or cosine.",
+            show_default="cosine; steps with --conventions",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    lr_drops: Annotated[
+        str, typer.Option(help="Where steps drops, in parts of the run.", rich_help_panel=_HOW)
+    ] = "0.5",
+    lr_drop_factor: Annotated[float, typer.Option(rich_help_panel=_HOW)] = 0.1,
+    warmup_epochs: Annotated[float, typer.Option(rich_help_panel=_HOW)] = 0.0,
+    momentum_schedule: Annotated[
+        str,
+        typer.Option(
+            help="constant, nesterov, su-boyd-candes, sutskever or demon.", rich_help_panel=_HOW
+        ),
+    ] = "constant",
+    evaluate_at: Annotated[
+        str,
+        typer.Option(help="look-ahead (Θ, as stored) or iterate (θ).", rich_help_panel=_HOW),
+    ] = "look-ahead",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's folder.", show_default="runs/DATA-MODEL-...", rich_help_panel=_WHERE
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run.", rich_help_panel=_WHERE)
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the run in this folder.", rich_help_panel=_WHERE),
+    ] = None,
+) -> None:
+    """Train a network on real data with sgdm.SGD."""
+    from sgdm.training.settings import Settings
+
+    if resume is not None:
+        _refuse_settings(context)
+        _run_one(None, resume, overwrite=False)
+        return
+    settings = Settings.from_plain(
+        {
+            "data": data,
+            "model": model,
+            "convention": convention,
+            "nesterov": nesterov,
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "weight_decay_mode": weight_decay_mode,
+            "lr_schedule": lr_schedule or ("steps" if conventions else "cosine"),
+            "lr_drops": _numbers("lr_drops", lr_drops),
+            "lr_drop_factor": lr_drop_factor,
+            "warmup_epochs": warmup_epochs,
+            "momentum_schedule": momentum_schedule,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+            "device": device,
+            "evaluate_at": evaluate_at,
+        }
+    )
+    last = conventions.replace(",", "-").replace(":", "-") if conventions else convention
+    path = out or Path("runs") / f"{Path(data).stem}-{model}-{last}"
+    if conventions is None:
+        _run_one(settings, path, overwrite=overwrite)
+    else:
+        _run_several(settings, conventions, path, overwrite=overwrite)
+
+
+def _run_one(settings: "Settings | None", path: Path, *, overwrite: bool) -> None:
+    """Train, or go on where `settings` is None; draw what there is, however it ends."""
+    from sgdm.cli.progress import ShownProgress
+    from sgdm.training.folder import RunFolder
+    from sgdm.training.run import resume, train
+
+    try:
+        with ShownProgress() as shown:
+            if settings is None:
+                resume(path, observer=shown)
+            else:
+                train(settings, path, overwrite=overwrite, observer=shown)
+    except (DivergedError, InterruptedRunError):
+        _draw(RunFolder(path))
+        raise
+    last = _draw(RunFolder(path))
+    assert last is not None
+    typer.echo(
+        f"test accuracy {100 * last.test_accuracy:.2f} %, loss {last.test_loss:.4f}, "
+        f"after {last.epoch} epochs"
+    )
+    for name in ("curves.png", "metrics.csv", "checkpoint.pt", "config.json"):
+        typer.echo(str(path / name))
+
+
+def _draw(folder: "RunFolder") -> "Metrics | None":
+    from sgdm.plots.training import draw_curves
+
+    metrics = folder.read_metrics()
+    if not metrics:
+        return None
+    settings = folder.read_settings()
+    title = f"{Path(settings.data).stem}, {settings.model}, {settings.convention}"
+    draw_curves(metrics, folder.curves, title=title)
+    return metrics[-1]
+
+
+def _run_several(settings: "Settings", conventions: str, path: Path, *, overwrite: bool) -> None:
+    from sgdm.cli.progress import ShownProgress
+    from sgdm.plots.training import draw_comparison
+    from sgdm.training.comparison import compare, parse_conventions
+
+    names = parse_conventions(conventions)
+    with ShownProgress() as shown:
+        comparison = compare(settings, names, path, overwrite=overwrite, observer=shown)
+    draw_comparison(comparison, path / "compare.png")
+    Console(highlight=False, markup=False).print(_table(comparison))
+    for name in ("compare.png", "compare.csv", "config.json"):
+        typer.echo(str(path / name))
+
+
+def _table(comparison: "Comparison") -> Table:
+    table = Table("convention", box=None, pad_edge=False)
+    for heading in (
+        "test\nloss",
+        "test\naccuracy",
+        "parts at\nstep",
+        "distance\nthen",
+        "\npredicted",
+        "distance\nat end",
+        "\npredicted",
+    ):
+        table.add_column(heading, justify="right")
+    for trace in comparison.traces:
+        assert trace.score is not None
+        cells = [trace.name, f"{trace.score.loss:.4f}", f"{100 * trace.score.accuracy:.2f} %"]
+        if trace is not comparison.traces[0]:
+            at = (trace.parted or len(trace.distances)) - 1
+            cells.append(str(trace.parted or "never"))
+            for i in (at, -1):
+                cells += [f"{trace.distances[i]:.1e}", f"{trace.predicted[i]:.1e}"]
+        table.add_row(*cells)
+    return table
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InvalidValueError.of(
+            name, "numbers with commas between", text, "as in --lr-drops 0.5,0.75"
+        ) from None
+
+
+def _refuse_settings(context: typer.Context) -> None:
+    """Refuse settings beside --resume: they are those of the run."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name != "resume" and source is not None and source.name == "COMMANDLINE":
+            raise InvalidUseError(
+                f"--{name.replace('_', '-')} must be left out with --resume, whose settings are in "
+                "the run's config.json; start a new run to change them"
+            )

@@ -1,0 +1,1 @@
+"""Figures, from numbers that are computed elsewhere."""

@@ -1,0 +1,564 @@
+"""The training job: data, models, schedules, runs that resume to the same bits, bad input."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sgdm
+from sgdm import files
+from sgdm.errors import (
+    DivergedError,
+    FileError,
+    InterruptedRunError,
+    InvalidValueError,
+    MissingExtraError,
+)
+from sgdm.training.checkpoint import load_checkpoint
+from sgdm.training.data import load_data
+from sgdm.training.folder import RunFolder
+from sgdm.training.learner import Learner
+from sgdm.training.lr_schedule import learning_rate
+from sgdm.training.models import build_model
+from sgdm.training.run import Observer, resume, train
+from sgdm.training.settings import Settings
+
+QUICK = Settings(model="linear", epochs=3, batch_size=64)
+
+
+def content_of(path: Path) -> dict[str, bytes | dict]:
+    """What a run left: its metrics to the byte, its checkpoint to the bit."""
+    saved = torch.load(path / "checkpoint.pt", weights_only=True)
+    return {"metrics": (path / "metrics.csv").read_bytes(), "checkpoint": saved}
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    one, other = content_of(a), content_of(b)
+    assert one["metrics"] == other["metrics"]
+    assert_same(one["checkpoint"], other["checkpoint"])
+
+
+def assert_same(a, b) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+class StopAfter(Observer):
+    """Interrupts the process, as Ctrl-C does, after so many steps."""
+
+    def __init__(self, steps: int, number: int = signal.SIGINT) -> None:
+        self.left, self.number = steps, number
+
+    def stepped(self, batch) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+# ---- data ----
+
+
+def save_npz(path: Path, **arrays) -> str:
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_digits():
+    data = load_data("digits", seed=0)
+    assert data.train_x.shape == (1437, 1, 8, 8)
+    assert data.test_x.shape == (360, 1, 8, 8)
+    assert data.train_x.dtype == torch.float32
+    assert abs(data.train_x.mean().item()) < 1e-6
+    assert abs(data.train_x.std(correction=0).item() - 1) < 1e-6
+    assert data.classes == 10
+    counts = torch.bincount(data.test_y)
+    assert counts.min() >= 34, "the split keeps the parts of the classes"
+
+
+def test_the_seed_decides_the_split():
+    prints = {load_data("digits", seed=seed).fingerprint for seed in (0, 0, 1)}
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (40, 6, 6), (40, 3, 6, 6)])
+def test_a_file_of_ones_own(tmp_path, shape):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([-7, 3, 100, 5], 10)  # any whole numbers are classes
+    path = save_npz(tmp_path / "d.npz", x=rng.standard_normal(shape), y=labels)
+    data = load_data(path, seed=0)
+    assert data.classes == 4
+    assert data.train_x.shape[1:] == ((1, 6, 6) if len(shape) == 3 else shape[1:])
+    assert set(data.train_y.tolist()) == {0, 1, 2, 3}
+
+
+GOOD_X, GOOD_Y = np.arange(40.0).reshape(20, 2), np.repeat([0, 1], 10)
+BAD_DATA = [
+    ({"x": GOOD_X}, "data must be a .npz with arrays x and y, got ['x']; rename its arrays"),
+    ({"x": GOOD_X[:, 0], "y": GOOD_Y}, "x must be numbers of shape (examples, features)"),
+    ({"x": np.full((20, 2), "a"), "y": GOOD_Y}, "x must be numbers of shape"),
+    ({"x": GOOD_X, "y": GOOD_Y[:5]}, "y must be whole numbers of shape (20,), one for each"),
+    ({"x": GOOD_X, "y": GOOD_Y * 1.0}, "y must be whole numbers of shape (20,)"),
+    ({"x": GOOD_X * np.nan, "y": GOOD_Y}, "x must be real and finite, got"),
+    ({"x": GOOD_X * 1j, "y": GOOD_Y}, "x must be real and finite"),
+    ({"x": GOOD_X, "y": GOOD_Y * 0}, "y must be of two classes or more"),
+    ({"x": GOOD_X[:, :0], "y": GOOD_Y}, "y must be of two classes or more, with features in x"),
+    ({"x": GOOD_X * 0, "y": GOOD_Y}, "x must be not constant"),
+    ({"x": GOOD_X, "y": np.arange(20)}, "y must be at least five examples in all and two of each"),
+    ({"x": GOOD_X[:0], "y": GOOD_Y[:0]}, "y must be of two classes or more"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "message"), BAD_DATA, ids=[m[:40] for _, m in BAD_DATA])
+def test_bad_arrays_are_named(tmp_path, arrays, message):
+    path = save_npz(tmp_path / "d.npz", **arrays)
+    with pytest.raises(InvalidValueError) as caught:
+        load_data(path, seed=0)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileError, match=r"data must be 'digits' or the path of a .npz file, got"):
+        load_data("nowhere.npz", seed=0)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 torn"])
+def test_a_file_that_is_no_npz_is_named(tmp_path, content):
+    path = tmp_path / "d.npz"
+    path.write_bytes(content)
+    with pytest.raises(FileError, match=r"cannot be read as a \.npz file"):
+        load_data(str(path), seed=0)
+
+
+def test_a_torn_npz_is_named(tmp_path):
+    path = Path(save_npz(tmp_path / "d.npz", x=np.ones((500, 20)), y=np.repeat([0, 1], 250)))
+    whole = path.read_bytes()
+    for kept in range(0, len(whole), 3001):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(FileError):
+            load_data(str(path), seed=0)
+
+
+def test_pickled_arrays_are_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "run"),))
+
+    path = save_npz(tmp_path / "d.npz", x=np.array([Bomb()]), y=np.array([0]))
+    with pytest.raises(FileError, match="cannot be read"):
+        load_data(path, seed=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_extra_is_named_with_its_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
+    with pytest.raises(MissingExtraError, match=r"run: pip install 'sgdm\[train\]'"):
+        load_data("digits", seed=0)
+
+
+# ---- models and schedules ----
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "cnn"])
+def test_a_model_is_its_seed(kind):
+    data = load_data("digits", seed=0)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    a, b, c = (build_model(kind, data, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state), "the caller's generator is left alone"
+    for p, q, r in zip(a.parameters(), b.parameters(), c.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert not torch.equal(p, r)
+    assert a(data.train_x[:3]).shape == (3, 10)
+
+
+def test_a_cnn_wants_images(tmp_path):
+    path = save_npz(tmp_path / "d.npz", x=GOOD_X, y=GOOD_Y)
+    with pytest.raises(InvalidValueError, match="model must be 'linear' or 'mlp' for data without"):
+        build_model("cnn", load_data(path, seed=0), seed=0)
+
+
+def rates(total=100, per_epoch=10, **settings) -> list[float]:
+    given = replace(QUICK, lr=1.0, **settings)
+    return [learning_rate(given, t, total=total, per_epoch=per_epoch) for t in range(total)]
+
+
+def test_learning_rate_schedules():
+    assert set(rates(lr_schedule="constant")) == {1.0}
+    steps = rates(lr_schedule="steps", lr_drops=(0.75, 0.5), lr_drop_factor=0.5)
+    assert (steps[49], steps[50], steps[74], steps[75]) == (1.0, 0.5, 0.5, 0.25)
+    cosine = rates(lr_schedule="cosine")
+    assert cosine[0] == 1.0
+    assert cosine[50] == pytest.approx(0.5)
+    assert cosine[99] < 1e-3
+    assert cosine == sorted(cosine, reverse=True)
+
+
+def test_warm_up_is_linear_and_ends():
+    warm = rates(lr_schedule="constant", warmup_epochs=2)
+    assert warm[:4] == [1 / 20, 2 / 20, 3 / 20, 4 / 20]
+    assert set(warm[19:]) == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["constant", "nesterov", "su-boyd-candes", "sutskever", "demon"])
+@pytest.mark.parametrize("convention", ["torch", "nag"])
+def test_momentum_schedules(kind, convention):
+    settings = replace(QUICK, momentum_schedule=kind, convention=convention, momentum=0.75)
+    learner = Learner(settings, load_data("digits", seed=0))
+    ahead = int(convention == "nag")
+    expected = {
+        "constant": lambda t: 0.75,
+        "nesterov": sgdm.schedule.nesterov(),
+        "su-boyd-candes": sgdm.schedule.su_boyd_candes(),
+        "sutskever": sgdm.schedule.sutskever(0.75),
+        "demon": sgdm.schedule.demon(0.75, learner.total),
+    }[kind]
+    for t in (0, 1, 30):
+        learner.set_hyperparameters(t)
+        assert learner.optimizer.param_groups[0]["momentum"] == expected(t + ahead)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs must be >= 1, got 0; pass --epochs again"),
+        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"seed": -1}, "seed must be between 0 and"),
+        ({"warmup_epochs": float("nan")}, "warmup_epochs must be a finite number >= 0"),
+        ({"lr_drop_factor": float("inf")}, "lr_drop_factor must be a finite number >= 0"),
+        ({"lr_drops": (0.5, 1.5)}, "lr_drops must be parts of the run"),
+        ({"model": "gpt"}, "model must be one of linear, mlp, cnn, got 'gpt'"),
+        ({"lr_schedule": "x"}, "lr_schedule must be one of constant, steps, cosine"),
+        ({"momentum_schedule": "x"}, "momentum_schedule must be one of constant, nesterov"),
+        ({"evaluate_at": "x"}, "evaluate_at must be one of look-ahead, iterate"),
+    ],
+)
+def test_settings_out_of_range(setting, message):
+    with pytest.raises(InvalidValueError, match=message):
+        replace(QUICK, **setting)
+
+
+def test_settings_survive_json():
+    settings = replace(QUICK, lr_drops=(0.25, 0.5), weight_decay_mode="lr")
+    assert Settings.from_plain(json.loads(json.dumps(settings.as_plain()))) == settings
+
+
+def test_settings_of_a_later_version_are_refused():
+    with pytest.raises(InvalidValueError, match=r"settings must be .* got \['colour'\]"):
+        Settings.from_plain({**QUICK.as_plain(), "colour": 1})
+
+
+# ---- one run ----
+
+
+def test_the_default_run_learns_the_digits(tmp_path):
+    metrics = train(Settings(), tmp_path / "run")
+    assert metrics[-1].test_accuracy > 0.97
+    assert [row.epoch for row in metrics] == list(range(1, 21))
+    assert metrics[-1].step == 900
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"convention": "sutskever", "nesterov": True},
+        {"convention": "nag", "momentum_schedule": "su-boyd-candes", "evaluate_at": "iterate"},
+        {"weight_decay_mode": "lr/lr0", "dampening": 0.3},
+    ],
+    ids=str,
+)
+def test_the_same_seed_gives_the_same_bits(tmp_path, settings):
+    for name in ("a", "b"):
+        train(replace(QUICK, **settings), tmp_path / name)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    train(replace(QUICK, **settings, seed=1), tmp_path / "c")
+    assert (tmp_path / "a/metrics.csv").read_bytes() != (tmp_path / "c/metrics.csv").read_bytes()
+
+
+def test_a_run_is_evaluated_at_theta_where_asked(tmp_path):
+    ends = {}
+    for point in ("look-ahead", "iterate"):
+        settings = replace(QUICK, convention="nag", evaluate_at=point, lr_schedule="constant")
+        ends[point] = train(settings, tmp_path / point)[-1]
+    assert ends["look-ahead"].train_loss == ends["iterate"].train_loss
+    assert ends["look-ahead"].test_loss != ends["iterate"].test_loss
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("steps", [1, 22, 23, 24, 60])
+def test_an_interrupted_run_says_how_to_go_on_and_ends_with_the_same_bits(tmp_path, steps, number):
+    settings = replace(QUICK, dampening=0.5, momentum_schedule="demon")
+    train(settings, tmp_path / "whole")
+    with pytest.raises(InterruptedRunError) as caught:
+        train(settings, tmp_path / "run", observer=StopAfter(steps, number))
+    assert str(caught.value) == (
+        f"interrupted after {steps} of 69 steps; go on with: sgdm train --resume {tmp_path / 'run'}"
+    )
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    with pytest.raises(InterruptedRunError):
+        resume(tmp_path / "run", observer=StopAfter(3, number))
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    first = train(QUICK, tmp_path / "run")
+    before = content_of(tmp_path / "run")
+    assert resume(tmp_path / "run") == first
+    assert_same(content_of(tmp_path / "run"), before)
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(train(QUICK, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert len(done[0]) == 3
+
+
+class CrashError(BaseException):
+    """The machine stops here: nothing after this happens."""
+
+
+def test_a_crash_at_any_write_loses_only_what_is_beyond_the_checkpoint(tmp_path, monkeypatch):
+    """Before and after every write that a run makes; each time it resumes to the same bits."""
+    train(QUICK, tmp_path / "whole")
+    real = {"replace": Path.replace, "fsync": os.fsync}
+    moments = 0
+    for crash_at in range(1000):
+        path = tmp_path / f"run{crash_at}"
+        count = 0
+
+        def crashing(operation, *arguments, crash_at=crash_at):
+            nonlocal count
+            result = None
+            for moment in ("before", "after"):
+                if count == crash_at:
+                    raise CrashError(operation, moment)
+                count += 1
+                if moment == "before":
+                    result = real[operation](*arguments)
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", lambda *a: crashing("replace", *a))
+            patch.setattr(files.os, "fsync", lambda *a: crashing("fsync", *a))
+            patch.setattr(Path, "unlink", lambda *a, **k: None)  # the dead clean nothing up
+            try:
+                train(QUICK, path)
+            except CrashError:
+                pass
+            else:
+                break
+        moments += 1
+        if (path / "config.json").exists():
+            resume(path)
+        else:
+            with pytest.raises(FileError, match=r"it has no config\.json"):
+                resume(path)
+            train(QUICK, path, overwrite=True)
+        assert_same_run(tmp_path / "whole", path)
+    assert moments >= 20
+
+
+def test_killed_at_random_times_a_run_goes_on_to_the_same_bits(tmp_path, seed):
+    draw = random.Random(seed)
+    settings = replace(QUICK, epochs=60)
+    train(settings, tmp_path / "whole")
+    arguments = ["--model", "linear", "--epochs", "60", "--batch-size", "64"]
+    path = tmp_path / "run"
+    program = [sys.executable, "-m", "sgdm", "train"]
+    options = [*arguments, "--out", str(path)]
+    kills, status = 0, None
+    for _ in range(12):
+        process = subprocess.Popen([*program, *options], stdout=subprocess.DEVNULL)
+        while not (path / "checkpoint.pt").exists() and process.poll() is None:
+            time.sleep(0.005)
+        if kills < 5:
+            time.sleep(draw.uniform(0.0, 0.6) + (2.0 if kills else 0.0))
+            process.send_signal(signal.SIGKILL)
+        if (status := process.wait()) == 0:
+            break
+        kills += 1
+        options = ["--resume", str(path)]
+    assert status == 0
+    assert kills >= 1
+    assert_same_run(tmp_path / "whole", path)
+
+
+# ---- bad input ----
+
+
+def test_a_diverging_run_keeps_its_files(tmp_path):
+    settings = replace(QUICK, model="mlp", lr=50.0, lr_schedule="constant")
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+ of 69; .*--lr"):
+        train(settings, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert folder.read_settings() == settings
+    assert folder.checkpoint.exists()
+    assert folder.metrics.exists()
+
+
+def test_an_existing_run_is_not_overwritten_unasked(tmp_path):
+    train(QUICK, tmp_path / "run")
+    before = content_of(tmp_path / "run")
+    with pytest.raises(FileError, match="holds a run already; go on with it by --resume"):
+        train(QUICK, tmp_path / "run")
+    with pytest.raises(InvalidValueError, match="momentum"):
+        train(replace(QUICK, momentum=-1.0), tmp_path / "run", overwrite=True)
+    assert_same(content_of(tmp_path / "run"), before)
+    train(replace(QUICK, seed=1), tmp_path / "run", overwrite=True)
+    assert content_of(tmp_path / "run")["metrics"] != before["metrics"]
+
+
+def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileError, match=r"holds thesis.tex, which no run wrote"):
+        train(QUICK, tmp_path, overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(FileError, match="out must be a folder, got"):
+        train(QUICK, tmp_path / "run")
+    with pytest.raises(FileError, match=r"cannot be written \(Not a directory\)"):
+        train(QUICK, tmp_path / "run" / "below")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: (path / "config.json").unlink(), "resume must be the folder of a run"),
+        (lambda path: (path / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda path: (path / "config.json").write_text("[]"), "config.json is damaged"),
+        (lambda path: (path / "metrics.csv").write_text("h\n1,x,3,4,5,6,7,8\n"), "is damaged"),
+        (lambda path: (path / "checkpoint.pt").write_bytes(b""), "is no checkpoint that can be"),
+        (lambda path: (path / "checkpoint.pt").write_bytes(b"PK\x03\x04"), "is no checkpoint"),
+        (lambda path: torch.save([1], path / "checkpoint.pt"), "is no checkpoint that can be read"),
+        (lambda path: edit_config(path, model="mlp"), "is of a run with other settings"),
+        (lambda path: edit_config(path, seed=5), "is of a run with other"),
+        (lambda path: edit_checkpoint(path, "data", "0" * 16), "is of a run with other data"),
+        (lambda path: edit_checkpoint(path, "format", 99), "is of a run with other format"),
+        (lambda path: edit_checkpoint(path, "model", {}), r"is of another model \(.*\); start"),
+        (lambda path: edit_checkpoint(path, "optimizer", {}), "is of another model"),
+    ],
+)
+def test_damaged_and_foreign_files_are_named_and_left_alone(tmp_path, change, message):
+    path = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(QUICK, path, observer=StopAfter(30))
+    change(path)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(FileError, match=message):
+        resume(path)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def edit_config(path: Path, **settings) -> None:
+    content = json.loads((path / "config.json").read_text())
+    content["settings"].update(settings)
+    (path / "config.json").write_text(json.dumps(content))
+
+
+def edit_checkpoint(path: Path, key: str, value) -> None:
+    content = torch.load(path / "checkpoint.pt", weights_only=True)
+    content[key] = value
+    torch.save(content, path / "checkpoint.pt")
+
+
+def test_flipped_bits_in_a_checkpoint_are_found(tmp_path, seed):
+    """The archive has checksums: a flip in the tensors is found, not trained on."""
+    path = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(QUICK, path, observer=StopAfter(30))
+    file = path / "checkpoint.pt"
+    whole = file.read_bytes()
+    reference = torch.load(file, weights_only=True)
+    draw, found = random.Random(seed), 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+        learner = Learner(QUICK, load_data("digits", seed=0))
+        try:
+            load_checkpoint(file, learner, reference["data"])
+        except FileError:
+            found += 1
+        else:  # the flip was in padding or in a name that nothing reads
+            assert_same(learner.model.state_dict(), reference["model"])
+    assert found >= 20
+
+
+def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "boom"),))
+
+    path = tmp_path / "run"
+    with pytest.raises(InterruptedRunError):
+        train(QUICK, path, observer=StopAfter(30))
+    torch.save({"model": Bomb()}, path / "checkpoint.pt")
+    with pytest.raises(FileError, match="is no checkpoint"):
+        resume(path)
+    assert not (tmp_path / "boom").exists()
+
+
+FULL_DISK = """
+import resource, sys
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.argv = ["sgdm", "train", *sys.argv[2:]]
+from sgdm.cli import main
+main()
+"""
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+    """No file may grow beyond a limit that the first checkpoint fits into and the next does not."""
+    train(replace(QUICK, epochs=1), tmp_path / "measured")
+    bare = Learner(QUICK, load_data("digits", seed=0))
+    weights = sum(p.numel() * 4 for p in bare.model.parameters())
+    limit = (tmp_path / "measured/checkpoint.pt").stat().st_size - weights // 2
+    path = tmp_path / "run"
+    arguments = ["--model", "linear", "--epochs", "3", "--batch-size", "64", "--out", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(limit), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "checkpoint.pt cannot be written (File too large); make room" in done.stderr
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    resume(path)
+    train(QUICK, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", path)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:77"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(InvalidValueError, match="device must be one that torch has here, got"):
+        Learner(replace(QUICK, device=device), load_data("digits", seed=0))
