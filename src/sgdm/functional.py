@@ -12,27 +12,54 @@ from sgdm.engines.choose import choose_engine
 from sgdm.engines.plan import Rule, StepPlan
 from sgdm.errors import InvalidUseError, InvalidValueError
 from sgdm.hyperparameters import Hyperparameters
-from sgdm.recurrence import coefficients
+from sgdm.recurrence import (
+    coefficients,
+    first_step_differs,
+    iterate_weight,
+    look_ahead_weight,
+    needs_closure,
+    stores_look_ahead,
+)
 
 __all__ = ["GroupRules", "move", "run"]
 
 
 class GroupRules:
-    """The rules of one parameter group: one for first steps, one for the others, made on demand.
+    """What the hyperparameters of a group mean for its step, worked out once.
 
     A parameter that gets its first gradient late takes its first step inside a running group, so
-    one group may need both.
+    one group may need two rules: one for first steps, one for the others.
+
+    Attributes:
+        needs_closure: Whether the gradient is taken at another point than the stored one, at
+            p + look_ahead_weight * b.
+        look_ahead_weight: 0 where it is taken at p.
+        counts_steps: Whether a first step is more than one from a buffer of zeros, so that "not
+            yet done" is state.
+        iterate_weight: w such that θ = p - w * b after the step; None where p is θ itself.
     """
 
-    __slots__ = ("_convention", "_hyperparameters", "_maximize", "_rules")
+    __slots__ = (
+        "_convention",
+        "_hyperparameters",
+        "_maximize",
+        "_rules",
+        "counts_steps",
+        "iterate_weight",
+        "look_ahead_weight",
+        "needs_closure",
+    )
 
-    def __init__(
-        self, convention: Convention, hyperparameters: Hyperparameters, *, maximize: bool
-    ) -> None:
+    def __init__(self, convention: Convention, h: Hyperparameters, *, maximize: bool) -> None:
         self._convention = convention
-        self._hyperparameters = hyperparameters
+        self._hyperparameters = h
         self._maximize = maximize
         self._rules: dict[bool, Rule] = {}
+        self.needs_closure = needs_closure(convention, h)
+        self.look_ahead_weight = look_ahead_weight(convention, h)
+        self.counts_steps = first_step_differs(convention, h)
+        ahead = stores_look_ahead(convention, h)
+        self.iterate_weight = iterate_weight(convention, h) if ahead else None
 
     def rule(self, *, first: bool) -> Rule:
         """Return the rule for a parameter whose buffer has seen no gradient yet, or has."""

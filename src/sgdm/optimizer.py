@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from operator import is_, itemgetter
 from typing import Any, Self, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, StateDict
 
-from sgdm.convention import Convention, WeightDecayMode
+from sgdm.convention import WeightDecayMode
 from sgdm.engines.choose import check_engine
 from sgdm.engines.plan import StepPlan
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
@@ -21,13 +22,6 @@ from sgdm.hyperparameters import (
     check_range,
     check_weight_decay_mode,
 )
-from sgdm.recurrence import (
-    first_step_differs,
-    iterate_weight,
-    look_ahead_weight,
-    needs_closure,
-    stores_look_ahead,
-)
 
 __all__ = ["SGD"]
 
@@ -37,6 +31,17 @@ _Loss = TypeVar("_Loss")  # a number or a tensor
 # one, which, unlike torch.compiler.disable, loads Dynamo at the first call only.
 _opaque = torch._disable_dynamo  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
+# What a group's rules are worked out from, and its lr0.
+_GIVEN = itemgetter(
+    "convention",
+    "lr",
+    "momentum",
+    "dampening",
+    "weight_decay",
+    "nesterov",
+    "weight_decay_mode",
+    "maximize",
+)
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
 _BUFFER = "momentum_buffer"  # torch's key: state dicts go both ways
 _STEPS = "steps"  # gradients seen, kept where the first step is not an ordinary one
@@ -152,6 +157,7 @@ class SGD(Optimizer):
             )
         self.engine = engine
         self._shows_iterate = False
+        self._known_rules: dict[int, tuple[tuple[Any, ...], GroupRules]] = {}
         super().__init__(params, defaults)
 
     @classmethod
@@ -207,7 +213,7 @@ class SGD(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle or copy."""
-        super().__setstate__({"_shows_iterate": False, **state})
+        super().__setstate__({"_shows_iterate": False, "_known_rules": {}, **state})
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -312,40 +318,61 @@ class SGD(Optimizer):
     def _update(self) -> None:
         """Step every parameter from where it stands, and keep what the step made."""
         plan = StepPlan(differentiable=bool(self.defaults["differentiable"]))
-        planned: list[tuple[dict[str, Any], Convention, Hyperparameters, range]] = []
-        for group, row, h in self._rules():
-            start = len(plan.params)
-            self._plan_group(plan, group, GroupRules(row, h, maximize=group["maximize"]))
-            planned.append((group, row, h, range(start, len(plan.params))))
+        moving: list[tuple[dict[str, Any], GroupRules]] = []
+        renewed: list[tuple[int, bool]] = []
+        for group in self.param_groups:
+            start, rules = len(plan.params), self._rules_of(group)
+            renewed += self._plan_group(plan, group, rules)
+            if len(plan.params) > start:
+                moving.append((group, rules))
         run(plan, engine=self.engine)
-        for group, row, h, indices in planned:
-            counts = first_step_differs(row, h)
-            for i in indices:
-                if plan.rules[i].coefficients.buffer in ("first", "running"):
-                    state = self.state[plan.params[i]]
-                    state[_BUFFER] = plan.buffers[i]
-                    if counts or _STEPS in state:
-                        state[_STEPS] = state.get(_STEPS, 0) + 1
-            if indices and stores_look_ahead(row, h):
-                group[_ITERATE_WEIGHT] = _as_float(iterate_weight(row, h))
+        for i, counts in renewed:
+            if plan.rules[i].coefficients.buffer in ("first", "running"):
+                state = self.state[plan.params[i]]
+                state[_BUFFER] = plan.buffers[i]
+                if counts:
+                    state[_STEPS] = state.get(_STEPS, 0) + 1
+        for group, rules in moving:
+            if rules.iterate_weight is not None:
+                group[_ITERATE_WEIGHT] = _as_float(rules.iterate_weight)
 
-    def _plan_group(self, plan: StepPlan, group: dict[str, Any], rules: GroupRules) -> None:
-        """Append the group's parameters that have a gradient."""
+    def _plan_group(
+        self, plan: StepPlan, group: dict[str, Any], rules: GroupRules
+    ) -> Iterator[tuple[int, bool]]:
+        """Append the group's parameters that have a gradient.
+
+        Yields those whose state is more than a buffer that the engine writes in place: their index
+        in the plan, and whether their steps are counted.
+        """
         for param in group["params"]:
             gradient = param.grad
             if gradient is None:
                 continue
-            if gradient.layout != torch.strided:
+            if gradient.layout is not torch.strided:
                 rules.check_sparse()
             state = self.state.get(param, {})
             buffer = state.get(_BUFFER)
-            first = buffer is None or state.get(_STEPS) == 0
+            steps = state.get(_STEPS)
+            first = buffer is None or steps == 0
+            counts = rules.counts_steps or steps is not None
+            if first or counts or plan.differentiable:
+                yield len(plan.params), counts
             plan.add(param, gradient, buffer, rules.rule(first=first))
 
-    def _rules(self) -> Iterator[tuple[dict[str, Any], Convention, Hyperparameters]]:
-        """Yield each group with its convention and the hyperparameters of the coming step."""
-        for group in self.param_groups:
-            yield group, get_convention(group["convention"]), _hyperparameters(group)
+    def _rules_of(self, group: dict[str, Any]) -> GroupRules:
+        """Return the group's rules for the coming step, anew where a hyperparameter was written.
+
+        "Written" is decided by identity: 0, 0.0 and -0.0 are equal and do not have the same bits.
+        """
+        given = (*_GIVEN(group), group.get("lr0"))
+        known = self._known_rules.get(id(group))
+        if known is not None and all(map(is_, given, known[0])):
+            return known[1]
+        row, h = get_convention(group["convention"]), _hyperparameters(group)
+        rules = GroupRules(row, h, maximize=group["maximize"])
+        if not any(isinstance(value, Tensor) for value in given):  # a tensor is written in place
+            self._known_rules[id(group)] = (given, rules)
+        return rules
 
     def _prepared_by_probe(self) -> bool:
         """Answer the step with which checkpoint libraries ask which state there will be.
@@ -359,12 +386,13 @@ class SGD(Optimizer):
         gradients = [g for g in gradients if g is not None]
         if not gradients or any(g.layout != torch.strided or bool(g.any()) for g in gradients):
             return False
-        for group, row, h in self._rules():
-            if GroupRules(row, h, maximize=False).rule(first=True).coefficients.buffer == "first":
+        for group in self.param_groups:
+            rules = self._rules_of(group)
+            if rules.rule(first=True).coefficients.buffer == "first":
                 for param in group["params"]:
                     if param.grad is not None:
                         self.state[param][_BUFFER] = torch.zeros_like(param, requires_grad=False)
-                        if first_step_differs(row, h):
+                        if rules.counts_steps:
                             self.state[param][_STEPS] = 0
         return True
 
@@ -378,16 +406,17 @@ class SGD(Optimizer):
         put back from a copy.
         """
         weights: dict[Tensor, float] = {}
-        for group, row, h in self._rules():
-            if needs_closure(row, h):
+        for group in self.param_groups:
+            rules = self._rules_of(group)
+            if rules.needs_closure:
                 if closure is None:
                     raise InvalidUseError(
-                        f"step() must be given a closure with convention {row.name!r} and "
-                        "nesterov=True, which takes the gradient at θ + μ·v, got None; without a "
-                        "closure, as under GradScaler, use convention='bengio', which stores that "
-                        "point (feed it the momentum one step ahead; a constant one as it is)"
+                        f"step() must be given a closure with convention {group['convention']!r} "
+                        "and nesterov=True, which takes the gradient at θ + μ·v, got None; without "
+                        "a closure, as under GradScaler, use convention='bengio', which stores "
+                        "that point (feed it the momentum one step ahead; a constant one as it is)"
                     )
-                weights |= dict.fromkeys(group["params"], look_ahead_weight(row, h))
+                weights |= dict.fromkeys(group["params"], rules.look_ahead_weight)
         buffers = {p: self.state.get(p, {}).get(_BUFFER) for p in weights}
         moved = {p: p.detach().clone() for p, b in buffers.items() if b is not None}
         try:
@@ -426,9 +455,10 @@ class SGD(Optimizer):
         """
         self._refuse_at_iterate("at_iterate")
         moves: list[tuple[Tensor, Tensor, float]] = []
-        for group, row, h in self._rules():
-            if stores_look_ahead(row, h):
-                weight = group.get(_ITERATE_WEIGHT, _as_float(iterate_weight(row, h)))
+        for group in self.param_groups:
+            rules = self._rules_of(group)
+            if rules.iterate_weight is not None:
+                weight = group.get(_ITERATE_WEIGHT, _as_float(rules.iterate_weight))
                 buffers = ((p, self.state.get(p, {}).get(_BUFFER)) for p in group["params"])
                 moves += [(p, b, -weight) for p, b in buffers if b is not None]
         kept = {param: param.detach().clone() for param, _, _ in moves}

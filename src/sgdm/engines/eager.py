@@ -30,20 +30,21 @@ _SIXTEEN_BIT = (torch.float16, torch.bfloat16)
 
 def run(plan: StepPlan) -> None:
     """Update every parameter and buffer of the plan."""
+    buffers = plan.buffers
     for i, (param, gradient, rule) in enumerate(
         zip(plan.params, plan.gradients, plan.rules, strict=True)
     ):
-        g = -gradient if rule.maximize else gradient
-        step = _step_in_place
+        g, b = -gradient if rule.maximize else gradient, buffers[i]
         if plan.differentiable:
-            step = _step_recorded
-        elif any(t is not None and t.dtype in _SIXTEEN_BIT for t in (param, g, plan.buffers[i])):
-            step = _step_widened
-        plan.buffers[i] = step(param, g, plan.buffers[i], rule.coefficients)
+            buffers[i] = _step_recorded(param, g, b, rule.coefficients)
+        elif param.dtype in _SIXTEEN_BIT or g.dtype in _SIXTEEN_BIT or _is_sixteen_bit(b):
+            buffers[i] = _step_widened(param, g, b, rule.coefficients)
+        else:
+            buffers[i] = _step(param, g, b, rule.coefficients, in_place=True)[1]
 
 
-def _step_in_place(p: Tensor, g: Tensor, b: Tensor | None, c: Coefficients) -> Tensor | None:
-    return _step(p, g, b, c, in_place=True)[1]
+def _is_sixteen_bit(x: Tensor | None) -> bool:
+    return x is not None and x.dtype in _SIXTEEN_BIT
 
 
 def _step_recorded(p: Tensor, g: Tensor, b: Tensor | None, c: Coefficients) -> Tensor | None:
