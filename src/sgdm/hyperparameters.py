@@ -88,14 +88,7 @@ def check_finite(name: str, value: SupportsFloat) -> None:
     except OverflowError:  # an int beyond every float
         value, finite = math.inf, False
     if not finite:
-        bounds = _RANGES[name]
-        raise InvalidValueError.of(
-            name,
-            bounds.requirement,
-            value,
-            bounds.remedy,
-            torch_text=bounds.torch_text.format(value),
-        )
+        raise _out_of_range(name, value)
 
 
 def check_range(name: str, value: object) -> None:
@@ -112,13 +105,13 @@ def check_range(name: str, value: object) -> None:
         )
     check_finite(name, value)
     if value < bounds.minimum:
-        raise InvalidValueError.of(
-            name,
-            bounds.requirement,
-            value,
-            bounds.remedy,
-            torch_text=bounds.torch_text.format(value),
-        )
+        raise _out_of_range(name, value)
+
+
+def _out_of_range(name: str, value: object) -> InvalidValueError:
+    bounds = _RANGES[name]
+    text = bounds.torch_text.format(value)
+    return InvalidValueError.of(name, bounds.requirement, value, bounds.remedy, torch_text=text)
 
 
 def check_weight_decay_mode(mode: object) -> None:

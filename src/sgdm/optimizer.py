@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from operator import is_, itemgetter
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -14,14 +13,9 @@ from sgdm.engines.choose import check_engine
 from sgdm.engines.plan import StepPlan
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 from sgdm.frameworks import get_convention
-from sgdm.functional import GroupRules, move, run
-from sgdm.hyperparameters import (
-    Hyperparameters,
-    check_combination,
-    check_finite,
-    check_range,
-    check_weight_decay_mode,
-)
+from sgdm.functional import move, run
+from sgdm.group import GroupRules, KnownRules, as_float, check_group
+from sgdm.state import BUFFER, ITERATE_WEIGHT, STEPS, adopt_groups
 
 __all__ = ["SGD"]
 
@@ -30,22 +24,6 @@ _Loss = TypeVar("_Loss")  # a number or a tensor
 # Dynamo breaks the graph here and never recompiles for a moved lr. torch's own optimizers use this
 # one, which, unlike torch.compiler.disable, loads Dynamo at the first call only.
 _opaque = torch._disable_dynamo  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-
-# What a group's rules are worked out from, and its lr0.
-_GIVEN = itemgetter(
-    "convention",
-    "lr",
-    "momentum",
-    "dampening",
-    "weight_decay",
-    "nesterov",
-    "weight_decay_mode",
-    "maximize",
-)
-_NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
-_BUFFER = "momentum_buffer"  # torch's key: state dicts go both ways
-_STEPS = "steps"  # gradients seen, kept where the first step is not an ordinary one
-_ITERATE_WEIGHT = "iterate_weight"  # of the last step: θ = Θ - iterate_weight * buffer
 
 
 class SGD(Optimizer):
@@ -139,7 +117,7 @@ class SGD(Optimizer):
             "convention": convention,
             "weight_decay_mode": weight_decay_mode,
         }
-        _check_group(defaults)
+        check_group(defaults)
         if row.nesterov_check and nesterov and (momentum <= 0 or dampening != 0):
             raise InvalidValueError(
                 "Nesterov momentum requires a momentum and zero dampening: got "
@@ -157,7 +135,7 @@ class SGD(Optimizer):
             )
         self.engine = engine
         self._shows_iterate = False
-        self._known_rules: dict[int, tuple[tuple[Any, ...], GroupRules]] = {}
+        self._known_rules = KnownRules()
         super().__init__(params, defaults)
 
     @classmethod
@@ -187,8 +165,8 @@ class SGD(Optimizer):
         groups = [dict(group) for group in optimizer.param_groups]
         new = cls(groups, **optimizer.defaults, engine=engine)
         for param, state in optimizer.state.items():
-            if state.get(_BUFFER) is not None:
-                new.state[param] = {_BUFFER: state[_BUFFER]}
+            if state.get(BUFFER) is not None:
+                new.state[param] = {BUFFER: state[BUFFER]}
         return new
 
     # ---- groups and state ----
@@ -202,7 +180,7 @@ class SGD(Optimizer):
         """
         if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
             merged = {**self.defaults, **param_group}
-            _check_group(merged)
+            check_group(merged)
             if merged["weight_decay_mode"] == "lr/lr0":
                 param_group.setdefault("lr0", float(merged["lr"]))
         super().add_param_group(param_group)
@@ -213,7 +191,7 @@ class SGD(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle or copy."""
-        super().__setstate__({"_shows_iterate": False, "_known_rules": {}, **state})
+        super().__setstate__({"_shows_iterate": False, "_known_rules": KnownRules(), **state})
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -236,13 +214,15 @@ class SGD(Optimizer):
         buffers: dict[Tensor, Tensor] = {}
 
         def adopt(_: Optimizer, loaded: StateDict) -> StateDict:
-            return {**loaded, "param_groups": self._adopted_groups(loaded, buffers)}
+            groups, held = adopt_groups(self.param_groups, loaded)
+            buffers.update(held)
+            return {**loaded, "param_groups": groups}
 
         def restore_dtypes(_: Optimizer) -> None:
             for param, buffer in buffers.items():
                 own = self.state[param]
-                if own[_BUFFER].dtype != buffer.dtype:
-                    own[_BUFFER] = buffer.to(device=param.device, copy=True)
+                if own[BUFFER].dtype != buffer.dtype:
+                    own[BUFFER] = buffer.to(device=param.device, copy=True)
 
         # The first runs after the user's own pre-hooks, the second before the user's post-hooks.
         hooks = (
@@ -254,31 +234,6 @@ class SGD(Optimizer):
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _adopted_groups(
-        self, loaded: StateDict, buffers: dict[Tensor, Tensor]
-    ) -> list[dict[str, Any]]:
-        """Check the loaded dict; return its groups completed, and note its buffers."""
-        adopted: list[dict[str, Any]] = []
-        saved_groups = cast("list[dict[str, Any]]", loaded["param_groups"])
-        for own, saved in zip(self.param_groups, saved_groups, strict=False):
-            held = [
-                (p, loaded["state"].get(key, {}).get(_BUFFER)) for p, key in _paired(own, saved)
-            ]
-            held = [(p, b) for p, b in held if b is not None]
-            _check_convention(own["convention"], saved.get("convention"), has_buffers=bool(held))
-            for param, buffer in held:
-                if buffer.shape != param.shape:
-                    raise InvalidValueError.of(
-                        _BUFFER,
-                        f"of shape {tuple(param.shape)}, as its parameter is",
-                        tuple(buffer.shape),
-                        "load the state of this very model",
-                    )
-            buffers.update(held)
-            kept = {k: own[k] for k in ("convention", "weight_decay_mode", "lr0") if k in own}
-            adopted.append({**kept, **saved})
-        return adopted + saved_groups[len(adopted) :]
 
     # ---- the step ----
 
@@ -321,7 +276,7 @@ class SGD(Optimizer):
         moving: list[tuple[dict[str, Any], GroupRules]] = []
         renewed: list[tuple[int, bool]] = []
         for group in self.param_groups:
-            start, rules = len(plan.params), self._rules_of(group)
+            start, rules = len(plan.params), self._known_rules.of(group)
             renewed += self._plan_group(plan, group, rules)
             if len(plan.params) > start:
                 moving.append((group, rules))
@@ -329,12 +284,12 @@ class SGD(Optimizer):
         for i, counts in renewed:
             if plan.rules[i].coefficients.buffer in ("first", "running"):
                 state = self.state[plan.params[i]]
-                state[_BUFFER] = plan.buffers[i]
+                state[BUFFER] = plan.buffers[i]
                 if counts:
-                    state[_STEPS] = state.get(_STEPS, 0) + 1
+                    state[STEPS] = state.get(STEPS, 0) + 1
         for group, rules in moving:
             if rules.iterate_weight is not None:
-                group[_ITERATE_WEIGHT] = _as_float(rules.iterate_weight)
+                group[ITERATE_WEIGHT] = as_float(rules.iterate_weight)
 
     def _plan_group(
         self, plan: StepPlan, group: dict[str, Any], rules: GroupRules
@@ -351,28 +306,13 @@ class SGD(Optimizer):
             if gradient.layout is not torch.strided:
                 rules.check_sparse()
             state = self.state.get(param, {})
-            buffer = state.get(_BUFFER)
-            steps = state.get(_STEPS)
+            buffer = state.get(BUFFER)
+            steps = state.get(STEPS)
             first = buffer is None or steps == 0
             counts = rules.counts_steps or steps is not None
             if first or counts or plan.differentiable:
                 yield len(plan.params), counts
             plan.add(param, gradient, buffer, rules.rule(first=first))
-
-    def _rules_of(self, group: dict[str, Any]) -> GroupRules:
-        """Return the group's rules for the coming step, anew where a hyperparameter was written.
-
-        "Written" is decided by identity: 0, 0.0 and -0.0 are equal and do not have the same bits.
-        """
-        given = (*_GIVEN(group), group.get("lr0"))
-        known = self._known_rules.get(id(group))
-        if known is not None and all(map(is_, given, known[0])):
-            return known[1]
-        row, h = get_convention(group["convention"]), _hyperparameters(group)
-        rules = GroupRules(row, h, maximize=group["maximize"])
-        if not any(isinstance(value, Tensor) for value in given):  # a tensor is written in place
-            self._known_rules[id(group)] = (given, rules)
-        return rules
 
     def _prepared_by_probe(self) -> bool:
         """Answer the step with which checkpoint libraries ask which state there will be.
@@ -380,20 +320,20 @@ class SGD(Optimizer):
         They set lr to 0 and every gradient to zero (torch.distributed.checkpoint). Buffers of zeros
         are made, without decay, and a first step that is still to come stays one.
         """
-        if self.state or any(_as_float(group["lr"]) != 0 for group in self.param_groups):
+        if self.state or any(as_float(group["lr"]) != 0 for group in self.param_groups):
             return False
         gradients = [p.grad for group in self.param_groups for p in group["params"]]
         gradients = [g for g in gradients if g is not None]
         if not gradients or any(g.layout != torch.strided or bool(g.any()) for g in gradients):
             return False
         for group in self.param_groups:
-            rules = self._rules_of(group)
+            rules = self._known_rules.of(group)
             if rules.rule(first=True).coefficients.buffer == "first":
                 for param in group["params"]:
                     if param.grad is not None:
-                        self.state[param][_BUFFER] = torch.zeros_like(param, requires_grad=False)
+                        self.state[param][BUFFER] = torch.zeros_like(param, requires_grad=False)
                         if rules.counts_steps:
-                            self.state[param][_STEPS] = 0
+                            self.state[param][STEPS] = 0
         return True
 
     # ---- θ and its look-ahead point Θ ----
@@ -407,7 +347,7 @@ class SGD(Optimizer):
         """
         weights: dict[Tensor, float] = {}
         for group in self.param_groups:
-            rules = self._rules_of(group)
+            rules = self._known_rules.of(group)
             if rules.needs_closure:
                 if closure is None:
                     raise InvalidUseError(
@@ -417,7 +357,7 @@ class SGD(Optimizer):
                         "that point (feed it the momentum one step ahead; a constant one as it is)"
                     )
                 weights |= dict.fromkeys(group["params"], rules.look_ahead_weight)
-        buffers = {p: self.state.get(p, {}).get(_BUFFER) for p in weights}
+        buffers = {p: self.state.get(p, {}).get(BUFFER) for p in weights}
         moved = {p: p.detach().clone() for p, b in buffers.items() if b is not None}
         try:
             for param in moved:
@@ -456,10 +396,10 @@ class SGD(Optimizer):
         self._refuse_at_iterate("at_iterate")
         moves: list[tuple[Tensor, Tensor, float]] = []
         for group in self.param_groups:
-            rules = self._rules_of(group)
+            rules = self._known_rules.of(group)
             if rules.iterate_weight is not None:
-                weight = group.get(_ITERATE_WEIGHT, _as_float(rules.iterate_weight))
-                buffers = ((p, self.state.get(p, {}).get(_BUFFER)) for p in group["params"])
+                weight = group.get(ITERATE_WEIGHT, as_float(rules.iterate_weight))
+                buffers = ((p, self.state.get(p, {}).get(BUFFER)) for p in group["params"])
                 moves += [(p, b, -weight) for p, b in buffers if b is not None]
         kept = {param: param.detach().clone() for param, _, _ in moves}
         self._shows_iterate = True
@@ -483,78 +423,3 @@ def _put_back(kept: dict[Tensor, Tensor]) -> None:
     with torch.no_grad():
         for param, value in kept.items():
             param.copy_(value)
-
-
-def _paired(own: dict[str, Any], saved: dict[str, Any]) -> Iterator[tuple[Tensor, Any]]:
-    return zip(own["params"], saved["params"], strict=False)
-
-
-def _as_float(value: Any) -> float:
-    return float(value.detach()) if isinstance(value, Tensor) else float(value)
-
-
-def _number(name: str, value: Any) -> Any:
-    """Read a hyperparameter: a finite number, or a tensor where autograd goes through it."""
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            return value.squeeze()
-        value = value.item()
-    elif not isinstance(value, int):  # an int stays one: -0 is 0, -0.0 is not, and torch knows
-        value = float(value)
-    check_finite(name, value)
-    return value
-
-
-def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
-    return Hyperparameters(
-        **{name: _number(name, group[name]) for name in _NUMBERS},
-        nesterov=group["nesterov"],
-        weight_decay_mode=group["weight_decay_mode"],
-        lr0=group.get("lr0"),
-    )
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    """Check a complete group when it is given, before anything is kept of it."""
-    row = get_convention(group["convention"])
-    for name in _NUMBERS:
-        value = group[name]
-        if isinstance(value, Tensor):
-            if value.numel() != 1:
-                raise InvalidValueError.of(
-                    name,
-                    "a tensor of one element",
-                    f"{value.numel()} elements",
-                    "one group has one value; give each group its own",
-                    torch_text=f"Tensor {name} must be 1-element",
-                )
-            value = value.item()
-        check_range(name, value)
-    check_weight_decay_mode(group["weight_decay_mode"])
-    check_combination(
-        row,
-        dampening=_as_float(group["dampening"]),
-        nesterov=group["nesterov"],
-        lr0=group.get("lr0", _as_float(group["lr"])),
-        mode=group["weight_decay_mode"] or row.weight_decay,
-    )
-
-
-def _check_convention(own: str, saved: str | None, *, has_buffers: bool) -> None:
-    """Refuse state whose buffers mean something else."""
-    row = get_convention(own)
-    if saved is not None and saved != own:
-        raise InvalidValueError.of(
-            "convention",
-            f"{own!r} in a state dict for this optimizer",
-            saved,
-            f"its buffers have another meaning; build the optimizer with convention={saved!r}",
-        )
-    torch_like = row.lr == "outside" and row.sign == "gradient" and row.momentum == "current"
-    if saved is None and has_buffers and not torch_like:
-        raise InvalidValueError.of(
-            "state_dict",
-            f"of convention {own!r}, whose buffer is not torch's",
-            "one without a convention, as torch.optim.SGD writes it",
-            "build the optimizer with convention='torch' to go on from it",
-        )

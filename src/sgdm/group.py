@@ -1,0 +1,190 @@
+"""A parameter group, the dict that torch keeps, as sgdm understands it.
+
+It is checked when it is given, and read at every step: its hyperparameters become the rules that
+its tensors are stepped by.
+"""
+
+from operator import is_, itemgetter
+from typing import Any
+
+from torch import Tensor
+
+from sgdm.convention import Convention
+from sgdm.engines.plan import Rule
+from sgdm.errors import InvalidUseError, InvalidValueError
+from sgdm.frameworks import get_convention
+from sgdm.hyperparameters import (
+    Hyperparameters,
+    check_combination,
+    check_finite,
+    check_range,
+    check_weight_decay_mode,
+)
+from sgdm.recurrence import (
+    coefficients,
+    first_step_differs,
+    iterate_weight,
+    look_ahead_weight,
+    needs_closure,
+    stores_look_ahead,
+)
+
+__all__ = ["GroupRules", "KnownRules", "as_float", "check_group"]
+
+_NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
+# What a group's rules are worked out from, and its lr0.
+_GIVEN = itemgetter(
+    "convention",
+    "lr",
+    "momentum",
+    "dampening",
+    "weight_decay",
+    "nesterov",
+    "weight_decay_mode",
+    "maximize",
+)
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Check a complete group when it is given, before anything is kept of it."""
+    row = get_convention(group["convention"])
+    for name in _NUMBERS:
+        value = group[name]
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise InvalidValueError.of(
+                    name,
+                    "a tensor of one element",
+                    f"{value.numel()} elements",
+                    "one group has one value; give each group its own",
+                    torch_text=f"Tensor {name} must be 1-element",
+                )
+            value = value.item()
+        check_range(name, value)
+    check_weight_decay_mode(group["weight_decay_mode"])
+    check_combination(
+        row,
+        dampening=as_float(group["dampening"]),
+        nesterov=group["nesterov"],
+        lr0=group.get("lr0", as_float(group["lr"])),
+        mode=group["weight_decay_mode"] or row.weight_decay,
+    )
+
+
+class GroupRules:
+    """What the hyperparameters of a group mean for its step, worked out once.
+
+    A parameter that gets its first gradient late takes its first step inside a running group, so
+    one group may need two rules: one for first steps, one for the others.
+
+    Attributes:
+        needs_closure: Whether the gradient is taken at another point than the stored one, at
+            p + look_ahead_weight * b.
+        look_ahead_weight: 0 where it is taken at p.
+        counts_steps: Whether a first step is more than one from a buffer of zeros, so that "not
+            yet done" is state.
+        iterate_weight: w such that θ = p - w * b after the step; None where p is θ itself.
+    """
+
+    __slots__ = (
+        "_convention",
+        "_hyperparameters",
+        "_maximize",
+        "_rules",
+        "counts_steps",
+        "iterate_weight",
+        "look_ahead_weight",
+        "needs_closure",
+    )
+
+    def __init__(self, convention: Convention, h: Hyperparameters, *, maximize: bool) -> None:
+        self._convention = convention
+        self._hyperparameters = h
+        self._maximize = maximize
+        self._rules: dict[bool, Rule] = {}
+        self.needs_closure = needs_closure(convention, h)
+        self.look_ahead_weight = look_ahead_weight(convention, h)
+        self.counts_steps = first_step_differs(convention, h)
+        ahead = stores_look_ahead(convention, h)
+        self.iterate_weight = iterate_weight(convention, h) if ahead else None
+
+    def rule(self, *, first: bool) -> Rule:
+        """Return the rule for a parameter whose buffer has seen no gradient yet, or has."""
+        rule = self._rules.get(first)
+        if rule is None:
+            c = coefficients(self._convention, self._hyperparameters, first=first)
+            rule = self._rules[first] = Rule(c, self._maximize)
+        return rule
+
+    def check_sparse(self) -> None:
+        """Refuse sparse gradients where the rule is not defined for them.
+
+        Raises:
+            InvalidUseError: If the convention does not take them, or weight decay is on, which
+                would have to touch the rows that the gradient leaves out.
+        """
+        if not self._convention.sparse:
+            raise InvalidUseError(
+                f"sparse gradients are not defined for convention {self._convention.name!r}; "
+                f"use convention='torch', or dense gradients (Embedding(sparse=False))"
+            )
+        if self._hyperparameters.weight_decay != 0:
+            raise InvalidUseError(
+                "weight_decay must be 0 with sparse gradients, which leave out the rows that it "
+                f"would shrink, got {self._hyperparameters.weight_decay}; put the sparse "
+                "parameters into a group with weight_decay=0"
+            )
+
+
+class KnownRules:
+    """The rules of an optimizer's groups, kept until a hyperparameter is written.
+
+    "Written" is decided by identity: 0, 0.0 and -0.0 are equal and do not give the same bits.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[tuple[Any, ...], GroupRules]] = {}
+
+    def of(self, group: dict[str, Any]) -> GroupRules:
+        """Return the group's rules for the coming step.
+
+        Raises:
+            InvalidValueError: If a hyperparameter is not finite.
+        """
+        given = (*_GIVEN(group), group.get("lr0"))
+        known = self._known.get(id(group))
+        if known is not None and all(map(is_, given, known[0])):
+            return known[1]
+        row, h = get_convention(group["convention"]), _hyperparameters(group)
+        rules = GroupRules(row, h, maximize=group["maximize"])
+        if not any(isinstance(value, Tensor) for value in given):  # a tensor is written in place
+            self._known[id(group)] = (given, rules)
+        return rules
+
+
+def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
+    return Hyperparameters(
+        **{name: _number(name, group[name]) for name in _NUMBERS},
+        nesterov=group["nesterov"],
+        weight_decay_mode=group["weight_decay_mode"],
+        lr0=group.get("lr0"),
+    )
+
+
+def _number(name: str, value: Any) -> Any:
+    """Read a hyperparameter: a finite number, or a tensor where autograd goes through it."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            return value.squeeze()
+        value = value.item()
+    elif not isinstance(value, int):  # an int stays one: -0 is 0, -0.0 is not, and torch knows
+        value = float(value)
+    check_finite(name, value)
+    return value
+
+
+def as_float(value: Any) -> float:
+    """Return a number or a one-element tensor as a float, outside any graph."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
