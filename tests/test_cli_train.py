@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from sgdm.cli import main
+from sgdm.cli.progress import ShownProgress
+from sgdm.errors import FileError
 from sgdm.training.folder import RunFolder
 
 QUICK = ["--model", "linear", "--epochs", "2", "--batch-size", "128"]
@@ -50,14 +52,18 @@ def test_a_run_prints_its_end_and_its_files(sgdm_train):
 def test_a_comparison_prints_its_table(sgdm_train):
     status, out, err = sgdm_train(*QUICK, "--conventions", "torch,caffe,nag", "--out", "c")
     assert (status, err) == (0, "")
-    table = out.splitlines()[:5]
+    assert [line.partition(":")[0] for line in out.splitlines()[:2]] == [
+        "epoch 1 of 2",
+        "epoch 2 of 2",
+    ]
+    table = out.splitlines()[2:7]
     assert max(map(len, table)) <= 80
     torch_row, caffe_row, nag_row = (line.split() for line in table[2:])
     assert torch_row[0] == "torch"
     assert caffe_row[0] == "caffe"
     assert caffe_row[4] == "13", "half of 24 steps, then the drop"
     assert nag_row[4] == "1"
-    assert out.splitlines()[5:] == ["c/compare.png", "c/compare.csv", "c/config.json"]
+    assert out.splitlines()[7:] == ["c/compare.png", "c/compare.csv", "c/config.json"]
     assert Path("c/compare.png").stat().st_size > 10_000
 
 
@@ -71,19 +77,25 @@ def test_a_schedule_is_taken_as_given_in_a_comparison(sgdm_train):
 
 MISTAKES = [
     (["--convention", "cafe"], "convention must be one of torch, .* did you mean 'caffe'"),
-    (["--data", "none.npz"], "data must be 'digits' or the path of a .npz file, got 'none.npz'"),
+    (
+        ["--data", "none.npz"],
+        "data must be 'digits' or the path of a .npz file, got '/.*/none.npz'; there is no",
+    ),
     (["--lr", "nan"], "Invalid learning rate: nan"),
     (["--lr", "fast"], "Invalid value for '--lr'"),
     (["--momentum", "-1"], "Invalid momentum value: -1.0"),
     (["--model", "gpt"], "model must be one of linear, mlp, cnn"),
     (["--lr-drops", "a,b"], "lr_drops must be numbers with commas between, got 'a,b'"),
     (["--lr-drops", "2"], "lr_drops must be parts of the run, 0 to 1"),
-    (["--weight-decay-mode", "x"], "weight_decay_mode must be one of|weight_decay_mode must be"),
+    (["--weight-decay-mode", "x"], "weight_decay_mode must be None or one of"),
     (["--device", "abacus"], "device must be one that torch has here, got 'abacus'"),
     (["--conventions", "torch"], "conventions must be two different ones or more"),
     (["--resume", "nowhere"], "resume must be the folder of a run, got 'nowhere'"),
     (["--resume", "nowhere", "--lr", "1"], "--lr must be left out with --resume"),
     (["--resume", "nowhere", "--nesterov"], "--nesterov must be left out with --resume"),
+    (["--conventions", "torch,caffe", "--convention", "nag"], "--convention must be left out with"),
+    (["--out", "."], "out must be a folder of its own, got '.'"),
+    (["--out", "x" * 300], "x+ cannot be (read|written)"),
     (["--nonsense"], "No such option: --nonsense"),
 ]
 
@@ -107,10 +119,46 @@ def test_a_diverged_run_has_status_3_and_keeps_its_files(sgdm_train):
 
 
 def test_resume_goes_on(sgdm_train, monkeypatch):
-    assert sgdm_train(*QUICK, "--out", "run")[0] == 0
-    status, out, _ = sgdm_train("--resume", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            ShownProgress, "finished_epoch", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+        )
+        status, out, err = sgdm_train(*QUICK, "--out", "a run")
+    assert (status, out) == (130, "")
+    assert (
+        err == "sgdm: interrupted after 12 of 24 steps; go on with: sgdm train --resume 'a run'\n"
+    )
+    assert Path("a run/curves.png").exists()
+    status, out, _ = sgdm_train("--resume", "a run")
     assert status == 0
+    assert "epoch 1:" not in out
+    assert "epoch 2:" in out
     assert "after 2 epochs" in out
+
+
+def test_a_picture_that_fails_does_not_hide_how_the_run_ended(sgdm_train, monkeypatch):
+    def fail(*_, **__):
+        raise FileError("the picture failed")
+
+    monkeypatch.setattr("sgdm.plots.training.draw_curves", fail)
+    monkeypatch.setattr("sgdm.plots.training.draw_comparison", fail)
+    status, _, err = sgdm_train("--model", "mlp", "--lr", "50", "--out", "a")
+    assert (status, "the loss is" in err) == (3, True)
+    status, out, err = sgdm_train(*QUICK, "--out", "b")
+    assert (status, err) == (2, "sgdm: the picture failed\n")
+    assert "test accuracy" in out
+    status, out, err = sgdm_train(*QUICK, "--conventions", "torch,caffe", "--out", "c")
+    assert (status, err) == (2, "sgdm: the picture failed\n")
+    assert "caffe" in out
+
+
+def test_matplotlib_is_asked_for_before_the_run(sgdm_train, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for arguments in (QUICK, [*QUICK, "--conventions", "torch,caffe"]):
+        status, out, err = sgdm_train(*arguments)
+        assert (status, out) == (2, "")
+        assert "pip install 'sgdm[train]'" in err
+    assert not Path("runs").exists()
 
 
 def spawn(*arguments: str, cwd: Path, **options) -> subprocess.Popen:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sgdm.errors import DivergedError, FileError, InvalidValueError
-from sgdm.training.comparison import Comparison, compare, parse_conventions
+from sgdm.training.comparison import Comparison, Trace, compare, parse_conventions
 from sgdm.training.data import load_data
 from sgdm.training.learner import Learner
 from sgdm.training.run import resume
@@ -63,7 +63,7 @@ def test_the_measured_gap_answers_to_the_gradients(four):
     comparison, _ = four
     caffe = comparison.traces[2]
     assert caffe.distances[-1] != pytest.approx(caffe.predicted[-1], rel=1e-3)
-    assert caffe.distances[-1] == pytest.approx(caffe.predicted[-1], rel=0.5)
+    assert caffe.distances[-1] < caffe.predicted[-1], "on a convex loss they pull together"
 
 
 def test_the_numbers_are_in_the_file(four):
@@ -115,6 +115,16 @@ def test_two_different_names_are_needed(text):
         parse_conventions(text)
 
 
+def test_a_distance_that_is_not_a_number_has_parted():
+    assert Trace("x", distances=[0.0, float("nan")]).parted == 2
+
+
+def test_the_same_twice_under_two_names_is_refused(tmp_path):
+    settings = replace(SETTINGS, nesterov=True)
+    with pytest.raises(InvalidValueError, match="conventions must be different from each other"):
+        compare(settings, ["torch", "torch:nesterov"], tmp_path / "run")
+
+
 def test_names_are_split():
     assert parse_conventions("torch, caffe:nesterov,") == ["torch", "caffe:nesterov"]
 
@@ -124,6 +134,7 @@ def test_names_are_split():
     [
         (["torch", "cafe"], "did you mean 'caffe'"),
         (["torch", "torch:fast"], "conventions must be a name, or a name with ':nesterov'"),
+        (["torch", "torch:"], "conventions must be a name, or a name with ':nesterov'"),
         (["torch", "negated:nesterov"], "nesterov must be False for convention 'negated'"),
     ],
 )
@@ -135,7 +146,7 @@ def test_a_bad_name_writes_nothing(tmp_path, names, message):
 
 def test_a_comparison_is_not_overwritten_unasked_and_not_resumed(four):
     _, path = four
-    with pytest.raises(FileError, match="holds a run already"):
+    with pytest.raises(FileError, match="holds something already"):
         compare(SETTINGS, ["torch", "caffe"], path)
     with pytest.raises(FileError, match="holds a comparison, which keeps no checkpoint"):
         resume(path)

@@ -74,7 +74,7 @@ def test_the_readme_shows_the_comparison_as_it_is_printed(tmp_path):
     arguments = [sys.executable, "-m", "sgdm", "train", *shown[1].split()]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
     printed = [line.rstrip() for line in done.stdout.splitlines()]
-    assert printed[: len(shown[2].splitlines())] == shown[2].splitlines()
+    assert printed[-len(shown[2].splitlines()) :] == shown[2].splitlines()
 
 
 def links(page: Path) -> list[tuple[str, str]]:

@@ -46,8 +46,7 @@ def test_a_full_disk_is_one_line(tmp_path, wrapped):
     with pytest.raises(FileError) as caught:
         write_atomically(path, fail)
     assert str(caught.value) == (
-        f"{path} cannot be written (No space left on device); make room or choose another place; "
-        "what was there is unchanged"
+        f"{path} cannot be written (No space left on device); make room or choose another place"
     )
     assert path.read_bytes() == b"old"
 

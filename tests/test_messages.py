@@ -208,8 +208,8 @@ def test_an_error_carries_its_evidence_through_pickling():
 
 
 def test_a_long_value_is_cut():
-    assert str(InvalidValueError.of("x", "short", "y" * 200, "cut it")) == (
-        f"x must be short, got '{'y' * 76}...; cut it"
+    assert str(InvalidValueError.of("x", "short", "y" * 300, "cut it")) == (
+        f"x must be short, got '{'y' * 196}...; cut it"
     )
 
 

@@ -1,9 +1,11 @@
 """The pictures of the training job: their numbers, and that every one is drawn."""
 
+from itertools import combinations
+
+import numpy as np
 import pytest
 
 from sgdm.errors import FileError, MissingExtraError
-from sgdm.plots import style
 from sgdm.plots.style import COLOURS
 from sgdm.plots.training import draw_comparison, draw_curves, smoothed
 from sgdm.training.comparison import Comparison, Trace
@@ -85,6 +87,34 @@ def test_smoothing_keeps_a_constant():
     assert smoothed([]) == []
 
 
-def test_the_colours_are_apart_in_lightness_or_hue():
-    assert len(set(COLOURS)) == len(COLOURS) == 7
-    assert style.COLOURS is COLOURS
+def test_a_comparison_without_distances_is_drawn_without_a_warning(tmp_path):
+    same = Comparison([Trace("a", [0.0], [0.0], [0.0]), Trace("b", [0.0], [0.0], [0.0])], [0.0], [])
+    draw_comparison(same, tmp_path / "x.png")
+
+
+def test_the_colours_are_apart_for_colour_blind_eyes():
+    """Every pair differs by ΔE > 10 (CIE 1976; 2.3 is just noticeable) as a deuteranope sees it."""
+    seen = []
+    for colour in COLOURS:
+        r, g, b = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        srgb = np.array([r, g, b])
+        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+        # Machado, Oliveira, Fernandes 2009, severity 1.
+        linear = np.clip(DEUTERANOPE @ linear, 0, 1)
+        xyz = TO_XYZ @ linear / np.array([0.95047, 1.0, 1.08883])
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        seen.append((116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])))
+    gaps = [np.linalg.norm(np.subtract(a, b)) for a, b in combinations(seen, 2)]
+    assert min(gaps) > 10
+
+
+DEUTERANOPE = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+)
+TO_XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.072175],
+        [0.0193339, 0.119192, 0.9503041],
+    ]
+)

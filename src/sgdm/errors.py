@@ -72,4 +72,4 @@ class MissingExtraError(SgdmError, RuntimeError):
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 200 else f"{text[:197]}..."

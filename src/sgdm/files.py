@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +31,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         beside.replace(path)
         _flush_directory(path.parent)
     except BaseException as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         if _is_of_the_disk(error):
             raise _cannot_write(path, error) from error
         raise
@@ -72,7 +74,4 @@ def _cause(error: BaseException) -> BaseException | None:
 def _cannot_write(path: Path, error: BaseException) -> FileError:
     cause = error if isinstance(error, OSError) else _cause(error)
     reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
-    return FileError(
-        f"{path} cannot be written ({reason}); make room or choose another place; "
-        "what was there is unchanged"
-    )
+    return FileError(f"{path} cannot be written ({reason}); make room or choose another place")

@@ -60,5 +60,5 @@ def _status_of(error: SgdmError) -> int:
 
 def _fail(message: str, status: int) -> NoReturn:
     if message:  # asked for nothing, the help has been printed
-        typer.echo(f"sgdm: {' '.join(message.split())}", err=True)
+        typer.echo("sgdm: " + " ".join(message.splitlines()), err=True)
     sys.exit(status)

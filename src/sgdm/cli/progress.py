@@ -87,5 +87,10 @@ class ShownProgress(Observer):
                 f"test accuracy {100 * metrics.test_accuracy:.1f} %, {self._speed():.0f} steps/s"
             )
 
+    def compared_epoch(self, epoch: int, epochs: int) -> None:
+        """Say how far a comparison is."""
+        if not self._in_terminal:
+            typer.echo(f"epoch {epoch} of {epochs}: {self._speed():.0f} steps/s")
+
     def _speed(self) -> float:
         return self._steps / max(time.perf_counter() - self._since, 1e-9)

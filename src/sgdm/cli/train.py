@@ -1,5 +1,6 @@
 """`sgdm train`: a run under one convention, or several conventions side by side."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +8,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sgdm.errors import DivergedError, InterruptedRunError, InvalidUseError, InvalidValueError
+from sgdm.errors import (
+    DivergedError,
+    InterruptedRunError,
+    InvalidUseError,
+    InvalidValueError,
+    SgdmError,
+)
+from sgdm.extras import load_extra
 
 if TYPE_CHECKING:
     from sgdm.training.comparison import Comparison
@@ -96,9 +104,12 @@ def train(
         _refuse_settings(context)
         _run_one(None, resume, overwrite=False)
         return
+    if conventions is not None:
+        _refuse_together(context, "convention", "conventions")
     settings = Settings.from_plain(
         {
-            "data": data,
+            # Absolute, so that the run can be resumed from another folder.
+            "data": data if data == "digits" else str(Path(data).absolute()),
             "model": model,
             "convention": convention,
             "nesterov": nesterov,
@@ -119,7 +130,8 @@ def train(
             "evaluate_at": evaluate_at,
         }
     )
-    last = conventions.replace(",", "-").replace(":", "-") if conventions else convention
+    last = conventions or convention + ":nesterov" * nesterov
+    last = last.replace(",", "-").replace(":", "-")
     path = out or Path("runs") / f"{Path(data).stem}-{model}-{last}"
     if conventions is None:
         _run_one(settings, path, overwrite=overwrite)
@@ -133,35 +145,36 @@ def _run_one(settings: "Settings | None", path: Path, *, overwrite: bool) -> Non
     from sgdm.training.folder import RunFolder
     from sgdm.training.run import resume, train
 
+    load_extra("matplotlib.figure", extra="train")  # missing, it is said before the run
     try:
         with ShownProgress() as shown:
             if settings is None:
-                resume(path, observer=shown)
+                metrics = resume(path, observer=shown)
             else:
-                train(settings, path, overwrite=overwrite, observer=shown)
+                metrics = train(settings, path, overwrite=overwrite, observer=shown)
     except (DivergedError, InterruptedRunError):
-        _draw(RunFolder(path))
+        with suppress(SgdmError):  # a picture that fails is no reason to hide how the run ended
+            folder = RunFolder(path)
+            _draw(folder, folder.read_metrics())
         raise
-    last = _draw(RunFolder(path))
-    assert last is not None
+    last = metrics[-1]
     typer.echo(
         f"test accuracy {100 * last.test_accuracy:.2f} %, loss {last.test_loss:.4f}, "
         f"after {last.epoch} epochs"
     )
+    _draw(RunFolder(path), metrics)
     for name in ("curves.png", "metrics.csv", "checkpoint.pt", "config.json"):
         typer.echo(str(path / name))
 
 
-def _draw(folder: "RunFolder") -> "Metrics | None":
+def _draw(folder: "RunFolder", metrics: "list[Metrics]") -> None:
     from sgdm.plots.training import draw_curves
 
-    metrics = folder.read_metrics()
-    if not metrics:
-        return None
-    settings = folder.read_settings()
-    title = f"{Path(settings.data).stem}, {settings.model}, {settings.convention}"
-    draw_curves(metrics, folder.curves, title=title)
-    return metrics[-1]
+    if metrics:
+        settings = folder.read_settings()
+        name = settings.convention + ":nesterov" * settings.nesterov
+        title = f"{Path(settings.data).stem}, {settings.model}, {name}"
+        draw_curves(metrics, folder.curves, title=title)
 
 
 def _run_several(settings: "Settings", conventions: str, path: Path, *, overwrite: bool) -> None:
@@ -169,11 +182,12 @@ def _run_several(settings: "Settings", conventions: str, path: Path, *, overwrit
     from sgdm.plots.training import draw_comparison
     from sgdm.training.comparison import compare, parse_conventions
 
+    load_extra("matplotlib.figure", extra="train")
     names = parse_conventions(conventions)
     with ShownProgress() as shown:
         comparison = compare(settings, names, path, overwrite=overwrite, observer=shown)
-    draw_comparison(comparison, path / "compare.png")
     Console(highlight=False, markup=False).print(_table(comparison))
+    draw_comparison(comparison, path / "compare.png")
     for name in ("compare.png", "compare.csv", "config.json"):
         typer.echo(str(path / name))
 
@@ -214,9 +228,18 @@ def _numbers(name: str, text: str) -> list[float]:
 def _refuse_settings(context: typer.Context) -> None:
     """Refuse settings beside --resume: they are those of the run."""
     for name in context.params:
-        source = context.get_parameter_source(name)
-        if name != "resume" and source is not None and source.name == "COMMANDLINE":
+        if name != "resume" and _was_given(context, name):
             raise InvalidUseError(
                 f"--{name.replace('_', '-')} must be left out with --resume, whose settings are in "
                 "the run's config.json; start a new run to change them"
             )
+
+
+def _refuse_together(context: typer.Context, one: str, other: str) -> None:
+    if _was_given(context, one):
+        raise InvalidUseError(f"--{one} must be left out with --{other}, which names them all")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -58,7 +58,8 @@ def draw_comparison(comparison: "Comparison", path: Path) -> None:
     for colour, trace in list(zip(_cycled(comparison), comparison.traces, strict=True))[1:]:
         _draw_distance(distances, colour, trace)
     for axes in (losses, distances):
-        axes.set_yscale("log")
+        if any(value > 0 for line in axes.lines for value in line.get_ydata()):
+            axes.set_yscale("log")
         for i, drop in enumerate(comparison.drops):
             label = "ε drops" if i == 0 and axes is losses else None
             axes.axvline(drop, color="0.5", linewidth=0.8, linestyle=":", label=label)
@@ -69,7 +70,8 @@ def draw_comparison(comparison: "Comparison", path: Path) -> None:
         x="step",
         y="relative to |θ|",
     )
-    distances.set_ylim(bottom=1e-17)
+    if distances.get_yscale() == "log":
+        distances.set_ylim(bottom=1e-17)
     save_figure(figure, path)
 
 

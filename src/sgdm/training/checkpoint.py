@@ -66,7 +66,9 @@ def load_checkpoint(path: Path, learner: Learner, fingerprint: str) -> Progress:
             "dict[str, Any]", torch.load(path, map_location=learner.device, weights_only=True)
         )
         written = content["format"], content["settings"], content["data"]
-        progress = Progress(*content["progress"])
+        progress = _checked(Progress(*content["progress"]), learner.total)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read ({error.strerror}); resume where it is") from error
     except Exception as error:
         raise _damaged(path, error) from error
     for what, mine, its in zip(
@@ -87,6 +89,14 @@ def load_checkpoint(path: Path, learner: Learner, fingerprint: str) -> Progress:
         raise FileError(
             f"{path} is of another model ({str(error).splitlines()[0]}); start a new run"
         ) from error
+    return progress
+
+
+def _checked(progress: Progress, total: int) -> Progress:
+    counts = (progress.step, progress.correct, progress.seen)
+    if {type(count) for count in counts} != {int} or min(counts) < 0 or progress.step > total:
+        raise ValueError(f"its counts are {counts}, of {total} steps")
+    progress.loss += 0.0  # a number
     return progress
 
 

@@ -7,7 +7,7 @@ gradients answer to the gap, and the measured one goes its own way.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -49,7 +49,8 @@ class Trace:
     @property
     def parted(self) -> int | None:
         """The first step after which the distance is over 1e-6, counted from 1; None if none."""
-        over = (i for i, distance in enumerate(self.distances, 1) if distance > PARTED)
+        # Not "greater": a distance that is not a number is no closeness.
+        over = (i for i, distance in enumerate(self.distances, 1) if not distance <= PARTED)
         return next(over, None)
 
 
@@ -60,7 +61,7 @@ class Comparison:
     Attributes:
         traces: One a convention.
         lrs: The learning rate of every step.
-        drops: The steps from which on it is lower, under the schedule "steps".
+        drops: After how many steps it drops, under the schedule "steps".
     """
 
     traces: list[Trace]
@@ -98,7 +99,7 @@ def compare(
     Args:
         settings: Of every run but for the convention.
         names: Conventions, each with ":nesterov" for its Nesterov form.
-        path: The folder of the run, which is made.
+        path: The folder of the run, which is made at the end, or when a run diverges.
         overwrite: Replace a run that is there.
         observer: Is told of every step of the first convention.
 
@@ -110,8 +111,12 @@ def compare(
     folder = RunFolder(path)
     folder.refuse_existing(overwrite=overwrite)
     data = load_data(settings.data, seed=settings.seed)
-    learners = [Learner(_settings_of(settings, name), data, dtype=torch.float64) for name in names]
-    folder.create(settings, conventions=list(names))
+    each = [_settings_of(settings, name) for name in names]
+    if len(set(each)) < len(each):
+        raise InvalidValueError.of(
+            "conventions", "different from each other", ",".join(names), "leave out what is twice"
+        )
+    learners = [Learner(own, data, dtype=torch.float64) for own in each]
     shadows = [_Shadow(learner) for learner in learners[1:]]
     traces = [Trace(name) for name in names]
     first = learners[0]
@@ -127,10 +132,12 @@ def compare(
                     observer.stepped(batch)
             comparison.lrs.append(float(first.optimizer.param_groups[0]["lr"]))
             _measure(learners, shadows, traces)
+            if (t + 1) % first.per_epoch == 0:
+                observer.compared_epoch((t + 1) // first.per_epoch, settings.epochs)
         for learner, trace in zip(learners, traces, strict=True):
             trace.score = learner.evaluate()
     finally:
-        _write_csv(folder.compare_csv, comparison)
+        folder.begin(lambda new: _write(new, settings, comparison))
     return comparison
 
 
@@ -178,8 +185,8 @@ def _measure(learners: list[Learner], shadows: list[_Shadow], traces: list[Trace
 
 
 def _relative_distance(a: Tensor, b: Tensor) -> float:
-    distance: Tensor = torch.dist(a, b)
-    return distance.item() / torch.dist(b, torch.zeros_like(b)).item()
+    distance = torch.dist(a, b).item()
+    return distance / torch.dist(b, torch.zeros_like(b)).item() if distance else 0.0
 
 
 def _flat(params: Iterable[Tensor]) -> Tensor:
@@ -188,7 +195,7 @@ def _flat(params: Iterable[Tensor]) -> Tensor:
 
 def _settings_of(settings: Settings, name: str) -> Settings:
     convention, _, option = name.partition(":")
-    if option not in ("", "nesterov"):
+    if name != convention and option != "nesterov":
         raise InvalidValueError.of(
             "conventions", "a name, or a name with ':nesterov'", name, "as in torch:nesterov"
         )
@@ -201,11 +208,13 @@ def _drops(settings: Settings, total: int) -> list[int]:
     return drop_steps(settings, total) if settings.lr_schedule == "steps" else []
 
 
-def _write_csv(path: Path, comparison: Comparison) -> None:
+def _write(folder: RunFolder, settings: Settings, comparison: Comparison) -> None:
     lines = ["step,lr,convention,loss,distance,predicted"]
     for trace in comparison.traces:
         columns = (comparison.lrs, trace.losses, trace.distances, trace.predicted)
         for step, (lr, loss, distance, predicted) in enumerate(zip(*columns, strict=False), 1):
             lines.append(f"{step},{lr!r},{trace.name},{loss!r},{distance!r},{predicted!r}")
     text = "\n".join(lines) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(folder.compare_csv, lambda file: file.write(text.encode()))
+    scores = {trace.name: trace.score and asdict(trace.score) for trace in comparison.traces}
+    folder.write_settings(settings, conventions=list(scores), scores=scores)

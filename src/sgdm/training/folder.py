@@ -2,14 +2,17 @@
 
 import json
 import platform
-from collections.abc import Iterator
+import shlex
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sgdm.errors import FileError, InvalidValueError
+from sgdm.errors import FileError
 from sgdm.files import append_line, write_atomically
 from sgdm.training.settings import Settings
 from sgdm.version import __version__
@@ -65,39 +68,72 @@ class RunFolder:
         """Refuse a place that is taken.
 
         Raises:
-            FileError: If it is a file, or holds something and `overwrite` is False; or holds what
-                is no run, whatever `overwrite` says.
+            FileError: If it is a file or the current folder, or holds something and `overwrite` is
+                False; or holds what is no run, whatever `overwrite` says.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise FileError.of("out", "a folder", str(self.path), "choose another place")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
-            return
-        if not overwrite:
+        with _reading(self.path):
+            self._recover()
+            if self.path.resolve() == Path.cwd():
+                raise FileError.of("out", "a folder of its own", str(self.path), "name one")
+            if self.path.exists() and not self.path.is_dir():
+                raise FileError.of("out", "a folder", str(self.path), "choose another place")
+            held = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        if held and not overwrite:
             raise FileError(
-                f"{self.path} holds a run already; go on with it by --resume {self.path}, replace "
-                "it with --overwrite, or choose another --out"
+                f"{self.path} holds something already; go on with a run by --resume "
+                f"{shlex.quote(str(self.path))}, replace it with --overwrite, or choose another "
+                "--out"
             )
-        foreign = sorted(set(self.path.iterdir()) - set(self._own_files()))
+        foreign = [file for file in held if file not in self._own_files() or not file.is_file()]
         if foreign:
             raise FileError(
                 f"{self.path} holds {foreign[0].name}, which no run wrote; "
                 "--overwrite replaces runs only: choose another --out"
             )
 
-    def create(self, settings: Settings, **more: Any) -> None:
-        """Make the folder, or empty it, and write the settings, and what else is to be known.
+    def begin(self, write: "Callable[[RunFolder], object]") -> None:
+        """Put the first files of a run into the place, whole: the old run stays until they are.
+
+        They are written into a folder beside it, which then takes its place.
+
+        Args:
+            write: Is given the folder to write into.
 
         Raises:
-            FileError: If it cannot be written.
+            FileError: If it cannot be written. What was there is there still.
         """
+        staged, replaced = self._beside("new"), self._beside("old")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for file in self._own_files():
-                file.unlink(missing_ok=True)
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir(parents=True)
+            write(RunFolder(staged))
+            if self.path.exists():
+                self.path.rename(replaced)
+            staged.rename(self.path)
         except OSError as error:
             raise FileError(
                 f"{self.path} cannot be written ({error.strerror}); choose another --out"
             ) from error
+        finally:
+            with suppress(OSError):
+                self._recover()
+
+    def _recover(self) -> None:
+        """Undo a replacement that was cut off, or finish it."""
+        staged, replaced = self._beside("new"), self._beside("old")
+        if replaced.exists():
+            if self.path.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                replaced.rename(self.path)
+        shutil.rmtree(staged, ignore_errors=True)
+
+    def _beside(self, ending: str) -> Path:
+        place = self.path.absolute()
+        return place.with_name(f".{place.name}.{ending}")
+
+    def write_settings(self, settings: Settings, **more: Any) -> None:
+        """Write the settings, what the bits depend on besides, and what else is to be known."""
         content = {"settings": settings.as_plain(), "environment": _environment(), **more}
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(self.config, lambda file: file.write(text.encode()))
@@ -108,55 +144,55 @@ class RunFolder:
         Raises:
             FileError: If there is none, or its `config.json` is damaged.
         """
-        if not self.config.is_file():
-            raise FileError.of(
-                "resume", "the folder of a run", str(self.path), "it has no config.json"
-            )
-        try:
-            content = json.loads(self.config.read_text("utf-8"))
-            if "conventions" in content:
-                raise FileError(
-                    f"{self.path} holds a comparison, which keeps no checkpoint; "
-                    "run it again with --overwrite"
+        with _reading(self.path):
+            self._recover()
+            if not self.config.is_file():
+                raise FileError.of(
+                    "resume", "the folder of a run", str(self.path), "it has no config.json"
                 )
-            return Settings.from_plain(content["settings"])
-        except (ValueError, KeyError, TypeError, InvalidValueError) as error:
+            text = self.config.read_text("utf-8", errors="replace")
+        try:
+            content = json.loads(text)
+            compared = "conventions" in content
+            settings = Settings.from_plain(content["settings"])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise FileError(
                 f"{self.config} is damaged ({error}); start a new run with --overwrite"
             ) from error
+        if compared:
+            raise FileError(
+                f"{self.path} holds a comparison, which keeps no checkpoint; "
+                "run it again with --overwrite"
+            )
+        return settings
 
     def append(self, row: Metrics) -> None:
         """Add a row to the metrics and flush it to the disk."""
         append_line(self.metrics, _line(row))
 
-    def read_metrics(self) -> list[Metrics]:
-        """Read the rows back; a line that was cut off while it was written ends them."""
-        return list(self._rows())
-
-    def cut_metrics(self, step: int) -> None:
-        """Drop the rows beyond a step: they are written again when the run goes on from it."""
-        kept = [_line(row) for row in self._rows() if row.step <= step]
-        text = "".join(f"{line}\n" for line in [",".join(_COLUMNS), *kept])
+    def write_metrics(self, rows: Sequence[Metrics]) -> None:
+        """Write the metrics anew, with these rows."""
+        text = "".join(f"{line}\n" for line in (",".join(_COLUMNS), *map(_line, rows)))
         write_atomically(self.metrics, lambda file: file.write(text.encode()))
 
-    def _rows(self) -> Iterator[Metrics]:
-        if not self.metrics.is_file():
-            return
-        text = self.metrics.read_text("utf-8")
-        for line in text.splitlines(keepends=True)[1:]:
-            values = line.rstrip("\n").split(",")
-            if not line.endswith("\n") or len(values) != len(_COLUMNS):
-                return
-            try:
-                numbers: list[Any] = [
-                    int(value) if field.type is int else float(value)
-                    for field, value in zip(fields(Metrics), values, strict=True)
-                ]
-                yield Metrics(*numbers)
-            except ValueError as error:
-                raise FileError(
-                    f"{self.metrics} is damaged ({error}); start a new run with --overwrite"
-                ) from error
+    def read_metrics(self) -> list[Metrics]:
+        """Read the rows back, without a last line that was cut off while it was written.
+
+        Raises:
+            FileError: If the file is missing or damaged otherwise.
+        """
+        with _reading(self.metrics):
+            text = self.metrics.read_text("utf-8", errors="replace")
+        whole, _, _torn = text.rpartition("\n")
+        header, *lines = whole.split("\n")
+        try:
+            if header != ",".join(_COLUMNS):
+                raise ValueError(f"its first line is {header[:40]!r}")  # noqa: TRY301
+            return [_parsed(line) for line in lines]
+        except ValueError as error:
+            raise FileError(
+                f"{self.metrics} is damaged ({error}); start a new run with --overwrite"
+            ) from error
 
     def _own_files(self) -> list[Path]:
         files = [
@@ -168,6 +204,22 @@ class RunFolder:
             self.compare_png,
         ]
         return files + [file.with_name(f".{file.name}.tmp") for file in files]
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{path} cannot be read ({error.strerror}); name another place") from error
+
+
+def _parsed(line: str) -> Metrics:
+    numbers: list[Any] = [
+        int(value) if field.type is int else float(value)
+        for field, value in zip(fields(Metrics), line.split(","), strict=True)
+    ]
+    return Metrics(*numbers)
 
 
 def _line(row: Metrics) -> str:

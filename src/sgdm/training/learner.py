@@ -165,8 +165,8 @@ def _momentum_scheduler(settings: Settings, optimizer: SGD, total: int) -> Momen
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # a meta device has no numbers
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidValueError.of(
             "device", "one that torch has here", name, f"take 'cpu' ({reason})"

@@ -4,6 +4,7 @@ A run writes its folder in an order that a kill at any moment leaves whole: an e
 first, then its checkpoint. What is beyond the checkpoint is cut off when the run goes on.
 """
 
+import shlex
 import signal
 import threading
 from collections.abc import Generator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from sgdm.errors import DivergedError, InterruptedRunError
+from sgdm.errors import DivergedError, FileError, InterruptedRunError
 from sgdm.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from sgdm.training.data import load_data
 from sgdm.training.folder import Metrics, RunFolder
@@ -32,6 +33,9 @@ class Observer:
 
     def finished_epoch(self, metrics: Metrics) -> None:
         """An epoch is over, evaluated and saved."""
+
+    def compared_epoch(self, epoch: int, epochs: int) -> None:
+        """An epoch of all the conventions of a comparison is over."""
 
 
 def train(
@@ -58,9 +62,13 @@ def train(
     folder.refuse_existing(overwrite=overwrite)
     data = load_data(settings.data, seed=settings.seed)
     learner = Learner(settings, data)
-    folder.create(settings)
-    folder.cut_metrics(0)
-    save_checkpoint(folder.checkpoint, learner, data.fingerprint, Progress())
+
+    def write(new: RunFolder) -> None:
+        new.write_settings(settings)
+        new.write_metrics([])
+        save_checkpoint(new.checkpoint, learner, data.fingerprint, Progress())
+
+    folder.begin(write)
     return _go_on(folder, learner, data.fingerprint, Progress(), observer or Observer())
 
 
@@ -76,10 +84,15 @@ def resume(path: Path, *, observer: Observer | None = None) -> list[Metrics]:
     settings = folder.read_settings()
     data = load_data(settings.data, seed=settings.seed)
     learner = Learner(settings, data)
-    progress = Progress()
-    if folder.checkpoint.exists():  # else the run was killed before its first one
-        progress = load_checkpoint(folder.checkpoint, learner, data.fingerprint)
-    folder.cut_metrics(progress.step)
+    progress = load_checkpoint(folder.checkpoint, learner, data.fingerprint)
+    rows = [row for row in folder.read_metrics() if row.step <= progress.step]
+    epochs = range(1, progress.step // learner.per_epoch + 1)
+    if [(row.epoch, row.step) for row in rows] != [(e, e * learner.per_epoch) for e in epochs]:
+        raise FileError(
+            f"{folder.metrics} has not the {len(epochs)} epochs up to the checkpoint; put it back, "
+            "or start a new run with --overwrite"
+        )
+    folder.write_metrics(rows)
     return _go_on(folder, learner, data.fingerprint, progress, observer or Observer())
 
 
@@ -110,7 +123,7 @@ def _go_on(
                 save()
                 raise InterruptedRunError(
                     f"interrupted after {progress.step} of {learner.total} steps; "
-                    f"go on with: sgdm train --resume {folder.path}"
+                    f"go on with: sgdm train --resume {shlex.quote(str(folder.path))}"
                 )
     return folder.read_metrics()
 
