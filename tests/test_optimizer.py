@@ -178,6 +178,8 @@ def test_inside_at_iterate_nothing_may_step_or_load():
             optimizer.at_iterate().__enter__()
         with pytest.raises(sgdm.errors.InvalidUseError, match="load_state_dict"):
             optimizer.load_state_dict(optimizer.state_dict())
+        with pytest.raises(sgdm.errors.InvalidUseError, match=r"^copy\(\) must be called outside"):
+            copy.deepcopy(optimizer)
 
 
 # ---- Sutskever's form, which needs a closure ----
@@ -276,6 +278,23 @@ def test_a_parameter_without_gradient_goes_back_to_theta_exactly():
     assert torch.equal(q, before)
 
 
+def test_what_a_closure_writes_itself_stays():
+    p, q = parameter(0.1), parameter(0.3)
+    optimizer = make(SUTSKEVER_NESTEROV, [p, q])
+
+    def both():
+        p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+
+    def write_q():
+        p.grad, q.grad = torch.ones_like(p), None
+        with torch.no_grad():
+            q.fill_(7.0)
+
+    optimizer.step(both)
+    optimizer.step(write_q)
+    assert q.item() == 7.0
+
+
 @pytest.mark.parametrize("other", ["nag", "bengio"])
 def test_sutskever_is_bengio_fed_one_step_ahead(other, seed):
     """θ of the one is `at_iterate` of the other, also under schedules; unshifted at constant μ."""
@@ -319,6 +338,56 @@ def test_torchs_buffers_are_refused_where_they_mean_something_else(convention):
         mine.load_state_dict(theirs.state_dict())
     assert mine.param_groups[0]["lr"] == 0.7
     assert not mine.state
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "message"),
+    [
+        ({"dampening": 0.5}, "caffe", "dampening must be 0 for convention 'caffe'"),
+        ({"nesterov": True}, "negated", "nesterov must be False for convention 'negated'"),
+        ({"lr": float("nan")}, "torch", "Invalid learning rate: nan"),
+        ({"weight_decay_mode": "half"}, "torch", "weight_decay_mode must be None or one of"),
+    ],
+)
+def test_hyperparameters_without_a_place_in_the_rule_are_refused_at_loading(theirs, own, message):
+    source = torch.optim.SGD([parameter(1.0)], lr=0.1, momentum=0.9)
+    source.param_groups[0].update(theirs)
+    mine = sgdm.SGD([parameter(1.0)], lr=0.7, convention=own)
+    with pytest.raises(ValueError, match=message):
+        mine.load_state_dict(source.state_dict())
+    assert mine.param_groups[0]["lr"] == 0.7
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_a_buffer_that_is_no_float_is_cast_as_torch_does(dtype):
+    p = parameter(1.0)
+    optimizer = sgdm.SGD([p], lr=0.5, momentum=0.5)
+    saved = optimizer.state_dict()
+    saved["state"][0] = {"momentum_buffer": torch.ones(1, dtype=dtype)}
+    optimizer.load_state_dict(saved)
+    step_with(optimizer, 1.0)
+    assert p.item() == 0.25
+
+
+@pytest.mark.parametrize(
+    ("buffer", "gradient", "message"),
+    [
+        (torch.ones(2).to_sparse(), torch.ones(2), "the gradient must have the layout of its"),
+        (torch.ones(2), torch.ones(2).to_sparse(), "the gradient must have the layout of its"),
+        (torch.ones(2, dtype=torch.complex64), torch.ones(2), "momentum_buffer must be of a dtype"),
+    ],
+)
+def test_a_buffer_that_cannot_meet_its_gradient_is_refused_before_the_first_write(
+    buffer, gradient, message
+):
+    p, q = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = sgdm.SGD([p, q], lr=0.1, momentum=0.9, nesterov=True)
+    optimizer.state[q] = {"momentum_buffer": buffer}
+    p.grad, q.grad = torch.ones(2), gradient
+    with pytest.raises(sgdm.errors.SgdmError, match=message):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(2))
+    assert p not in optimizer.state
 
 
 def test_a_state_dict_of_another_convention_is_refused():
@@ -541,6 +610,61 @@ def test_torch_distributed_checkpoint_probes_and_loads(seed):
 # ---- steps ----
 
 
+@pytest.mark.parametrize("convention", ["torch", "bengio"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_torch_distributed_checkpoint_keeps_the_iterate(convention, flat):
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    # Both at once fail with every optimizer, torch's own too (2.13.0).
+    options = StateDictOptions(full_state_dict=not flat, flatten_optimizer_state_dict=flat)
+    model, twin = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    arguments: Any = {"lr": 0.5, "momentum": 0.9, "nesterov": True, "convention": convention}
+    optimizer = sgdm.SGD(model.parameters(), **arguments)
+    (p,), (q,) = model.parameters(), twin.parameters()
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    with optimizer.at_iterate():
+        theta = p.detach().clone()
+    optimizer.param_groups[0]["lr"] = 100.0
+    saved = copy.deepcopy(get_optimizer_state_dict(model, optimizer, options=options))
+    resumed = sgdm.SGD(twin.parameters(), **arguments)
+    set_optimizer_state_dict(twin, resumed, saved, options=options)
+    with torch.no_grad():
+        q.copy_(p)
+    with resumed.at_iterate():
+        assert torch.equal(q, theta)
+
+
+def test_the_probe_is_for_tensors_with_numbers():
+    p = torch.nn.Parameter(torch.ones(2, device="meta"))
+    optimizer = sgdm.SGD([p], lr=0.0, momentum=0.9)
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert buffer_of(optimizer, p).is_meta
+
+
+def test_a_count_of_zero_that_torch_has_passed_by_is_over():
+    """Probed by sgdm, three steps of torch's, and back: the momentum is not thrown away."""
+    p, q = parameter(0.0), parameter(0.0)
+    probed = make(TORCH_DAMPENED, [p], lr=0.0)
+    step_with(probed, 0.0)
+    theirs = torch.optim.SGD([q], lr=1.0, momentum=0.9)
+    theirs.load_state_dict(probed.state_dict())
+    theirs.param_groups[0]["lr"] = 1.0
+    for _ in range(3):
+        q.grad = torch.ones_like(q)
+        theirs.step()
+    again = make(TORCH_DAMPENED, [p], lr=1.0)
+    again.load_state_dict(theirs.state_dict())
+    held = buffer_of(again, p).item()
+    step_with(again, 1.0)
+    assert buffer_of(again, p).item() == pytest.approx(0.9 * held + 0.7)
+
+
 def test_steps_are_counted_only_where_the_first_one_differs():
     p = parameter(0.0)
     optimizer = make(TORCH_DAMPENED, [p], lr=1.0)
@@ -628,7 +752,91 @@ def test_lr0_is_the_lr_of_construction():
     step_with(optimizer, 0.0, 0.0)
     assert p.item() == pytest.approx(1 - 0.5 * 0.1)
     assert q.item() == pytest.approx(1 - 0.125 * 0.1)
-    assert sgdm.SGD([p], lr=0.5).param_groups[0].get("lr0") is None
+
+
+@pytest.mark.parametrize("lr0", [float("nan"), -1.0])
+def test_an_lr0_out_of_range_is_refused(lr0):
+    with pytest.raises(ValueError, match="Invalid learning rate"):
+        sgdm.SGD([{"params": [parameter(1.0)], "lr0": lr0}], lr=0.5)
+
+
+def test_a_row_whose_own_decay_is_relative_runs(monkeypatch):
+    from sgdm import frameworks
+
+    monkeypatch.setattr(frameworks, "_BY_NAME", dict(frameworks._BY_NAME))
+    row = sgdm.Convention(
+        name="relative", title="", lr="outside", sign="gradient", weight_decay="lr/lr0"
+    )
+    sgdm.register_convention(row)
+    p = parameter(1.0)
+    optimizer = sgdm.SGD([p], lr=0.5, weight_decay=0.1, convention="relative")
+    optimizer.param_groups[0]["lr"] = 0.25
+    step_with(optimizer, 0.0)
+    assert p.item() == pytest.approx(1 - 0.5 * 0.1)
+
+
+def test_every_key_that_is_written_between_steps_acts_at_the_next():
+    """Rules are kept until a value is written; equal values of other bits are other values."""
+    changes: list[dict[str, Any]] = [
+        {"lr": 0.3},
+        {"momentum": 0.5},
+        {"dampening": 0.25},
+        {"weight_decay": 0.2},
+        {"weight_decay_mode": "lr"},
+        {"weight_decay_mode": "lr/lr0"},
+        {"lr0": 3.0},
+        {"weight_decay_mode": None, "nesterov": True, "dampening": 0.0},
+        {"maximize": True},
+        {"nesterov": False, "momentum": 0},
+        {"momentum": 0.9, "convention": "caffe"},
+    ]
+    p, q = parameter(1.0, -2.0), parameter(1.0, -2.0)
+    kept = sgdm.SGD([p], lr=0.1, momentum=0.9, weight_decay=0.1)
+    for change in changes:
+        kept.param_groups[0].update(change)
+        fresh = sgdm.SGD([q], lr=0.1, momentum=0.9)
+        fresh.param_groups[0].update(
+            {k: v for k, v in kept.param_groups[0].items() if k != "params"}
+        )
+        if p in kept.state:
+            fresh.state[q] = {k: v for k, v in kept.state[p].items() if k != "momentum_buffer"}
+            fresh.state[q]["momentum_buffer"] = buffer_of(kept, p).clone()
+        step_with(kept, 1.0)
+        step_with(fresh, 1.0)
+        assert torch.equal(p, q), change
+
+
+def test_a_zero_of_another_sign_or_type_is_another_value():
+    """-0.0 + -lr*g keeps its sign with lr = 0.0 and loses it with the int 0, as in torch."""
+    for first, then in ((0.0, 0), (0, 0.0), (0.0, -0.0)):
+        signs = []
+        for cls in (sgdm.SGD, torch.optim.SGD):
+            p = parameter(-0.0)
+            optimizer = cls([p], lr=first)
+            step_with(optimizer, 1.0)
+            with torch.no_grad():
+                p.fill_(-0.0)
+            optimizer.param_groups[0]["lr"] = then
+            step_with(optimizer, 1.0)
+            signs.append(torch.signbit(p).item())
+        assert signs[0] == signs[1]
+
+
+def test_a_tensor_lr_written_in_place_acts_at_the_next_step():
+    p, lr = parameter(1.0), torch.tensor(0.5)
+    optimizer = sgdm.SGD([p], lr=lr)
+    step_with(optimizer, 1.0)
+    lr.fill_(0.25)
+    step_with(optimizer, 1.0)
+    assert p.item() == 0.25
+
+
+@pytest.mark.parametrize("value", [None, "0.1", [0.1]])
+def test_a_hyperparameter_that_became_no_number_is_named(value):
+    optimizer = sgdm.SGD([parameter(1.0)], lr=0.1)
+    optimizer.param_groups[0]["lr"] = value
+    with pytest.raises(sgdm.errors.InvalidTypeError, match="lr must be a number"):
+        step_with(optimizer, 1.0)
 
 
 def test_a_closure_without_look_ahead_is_torchs():

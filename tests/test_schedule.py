@@ -54,6 +54,18 @@ def test_it_resumes():
     assert momenta(other) == momenta(optimizer) == [5 / 8]
 
 
+def test_groups_added_later_are_driven_too():
+    optimizer = optimizer_of("torch")
+    scheduler = MomentumScheduler(optimizer, lambda t: t / 10)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+    scheduler.step()
+    assert momenta(optimizer) == [0.1, 0.1]
+    per_group = MomentumScheduler(optimizer, [lambda t: 0.1, lambda t: 0.2])
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(ValueError, match="make a new MomentumScheduler after add_param_group"):
+        per_group.step()
+
+
 def test_it_drives_torchs_own_optimizer_too():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], momentum=0.9)
     MomentumScheduler(optimizer, lambda t: 0.5)
@@ -131,6 +143,7 @@ def test_every_schedule_stays_a_momentum(t):
         (lambda: strongly_convex(math.inf), "condition_number must be"),
         (lambda: demon(-0.1, 5), r"momentum must be in \[0, 1\), got -0.1"),
         (lambda: demon(0.9, 0), "steps must be > 0, got 0"),
+        (lambda: demon(0.9, math.nan), "steps must be > 0, got nan"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_arguments_out_of_range(make, message):

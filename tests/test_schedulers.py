@@ -76,6 +76,33 @@ def test_the_bits_under_a_scheduler(name, nesterov):
 
 
 @pytest.mark.parametrize("name", MAKE)
+def test_from_torch_goes_on_under_a_scheduler_by_the_documented_recipe(name):
+    """Build it on the new optimizer, load its state, then the old optimizer's."""
+    ends = []
+    for taken_over in (False, True):
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(9))
+        running = torch.optim.SGD([p], lr=0.1, momentum=0.9, foreach=False)
+        optimizer: torch.optim.Optimizer = running
+        scheduler = MAKE[name](running)
+        for t in range(20):
+            if t == 8 and taken_over:
+                optimizer = sgdm.SGD.from_torch(running)
+                fresh = MAKE[name](optimizer)
+                fresh.load_state_dict(scheduler.state_dict())
+                optimizer.load_state_dict(running.state_dict())
+                scheduler = fresh
+            p.grad = torch.sin(p.detach() * (t + 1))
+            optimizer.step()
+            if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+                scheduler.step(float(t % 3))
+            else:
+                scheduler.step()
+        ends.append(p.detach())
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("convention", ["caffe", "bengio"])
 def test_other_conventions_run_under_it(name, convention):
     points, _ = path(sgdm.SGD, MAKE[name], {"momentum": 0.9, "convention": convention})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sgdm.engines.choose import choose_engine
 from sgdm.engines.plan import StepPlan
-from sgdm.errors import InvalidValueError
+from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 
 __all__ = ["move", "run"]
 
@@ -22,13 +22,27 @@ def run(plan: StepPlan, *, engine: str = "auto") -> None:
         engine: "auto", or the name of an engine, which is then used or refused, never replaced.
 
     Raises:
-        InvalidValueError: If a gradient or buffer does not fit its parameter.
+        InvalidValueError: If a gradient or buffer does not fit its parameter in shape or device.
+        InvalidUseError: If a buffer is sparse and the gradient dense, or the other way round.
+        InvalidTypeError: If a buffer is complex and its parameter is not.
     """
     for param, gradient, buffer in zip(plan.params, plan.gradients, plan.buffers, strict=True):
         if gradient.shape != param.shape or gradient.device != param.device:
             raise _misfit("gradient", param, gradient, "compute it for this parameter")
         if buffer is not None and (buffer.shape != param.shape or buffer.device != param.device):
             raise _misfit("momentum_buffer", param, buffer, "load the state of this very model")
+        if buffer is not None and buffer.layout != gradient.layout:
+            raise InvalidUseError(
+                f"the gradient must have the layout of its momentum_buffer, {buffer.layout}, got "
+                f"{gradient.layout}; keep a parameter's gradients sparse, or dense, for a whole run"
+            )
+        if buffer is not None and not torch.can_cast(buffer.dtype, param.dtype):
+            raise InvalidTypeError.of(
+                "momentum_buffer",
+                f"of a dtype that fits {param.dtype}",
+                buffer.dtype,
+                "load the state of this very model",
+            )
     with torch.set_grad_enabled(plan.differentiable):
         choose_engine(engine).run(plan)
 

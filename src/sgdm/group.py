@@ -4,6 +4,7 @@ It is checked when it is given, and read at every step: its hyperparameters beco
 its tensors are stepped by.
 """
 
+from numbers import Integral, Real
 from operator import is_, itemgetter
 from typing import Any
 
@@ -32,6 +33,7 @@ from sgdm.recurrence import (
 __all__ = ["GroupRules", "KnownRules", "as_float", "check_group"]
 
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
+_IMMUTABLE = {float, int, bool, str, type(None)}
 # What a group's rules are worked out from, and its lr0.
 _GIVEN = itemgetter(
     "convention",
@@ -61,12 +63,15 @@ def check_group(group: dict[str, Any]) -> None:
                 )
             value = value.item()
         check_range(name, value)
+    lr0 = group.get("lr0")
+    if lr0 is not None:
+        check_range("lr", lr0)
     check_weight_decay_mode(group["weight_decay_mode"])
     check_combination(
         row,
         dampening=as_float(group["dampening"]),
         nesterov=group["nesterov"],
-        lr0=group.get("lr0", as_float(group["lr"])),
+        lr0=as_float(group["lr"]) if lr0 is None else lr0,
         mode=group["weight_decay_mode"] or row.weight_decay,
     )
 
@@ -158,8 +163,9 @@ class KnownRules:
         if known is not None and all(map(is_, given, known[0])):
             return known[1]
         row, h = get_convention(group["convention"]), _hyperparameters(group)
+        check_weight_decay_mode(h.weight_decay_mode)
         rules = GroupRules(row, h, maximize=group["maximize"])
-        if not any(isinstance(value, Tensor) for value in given):  # a tensor is written in place
+        if all(type(value) in _IMMUTABLE for value in given):  # a tensor is written in place
             self._known[id(group)] = (given, rules)
         return rules
 
@@ -179,8 +185,12 @@ def _number(name: str, value: Any) -> Any:
         if value.requires_grad:
             return value.squeeze()
         value = value.item()
-    elif not isinstance(value, int):  # an int stays one: -0 is 0, -0.0 is not, and torch knows
+    elif isinstance(value, Integral):  # an int stays one: -0 is 0, -0.0 is not, and torch knows
+        value = int(value)
+    elif isinstance(value, Real):
         value = float(value)
+    else:
+        check_range(name, value)
     check_finite(name, value)
     return value
 

@@ -143,7 +143,9 @@ class SGD(Optimizer):
         """Take over a `torch.optim.SGD` in mid-run: its groups, hyperparameters and buffers.
 
         The buffers are shared, not copied: step the old optimizer no more. A scheduler holds on to
-        the optimizer it was given, so make a new one and load the old one's state into it.
+        the optimizer it was given, and a new one rewrites the learning rate when it is built. So
+        build the new one on the new optimizer, load the old one's state into it, and then
+        `new.load_state_dict(old.state_dict())`.
 
         Args:
             optimizer: The running optimizer.
@@ -181,12 +183,14 @@ class SGD(Optimizer):
         if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
             merged = {**self.defaults, **param_group}
             check_group(merged)
-            if merged["weight_decay_mode"] == "lr/lr0":
-                param_group.setdefault("lr0", float(merged["lr"]))
+            # Both keys are there from the start: what a checkpoint holds does not depend on when.
+            param_group.setdefault("lr0", as_float(merged["lr"]))
+            param_group.setdefault(ITERATE_WEIGHT, None)
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickling and copying keep."""
+        self._refuse_at_iterate("copy")
         return {**super().__getstate__(), "engine": self.engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -218,16 +222,18 @@ class SGD(Optimizer):
             buffers.update(held)
             return {**loaded, "param_groups": groups}
 
-        def restore_dtypes(_: Optimizer) -> None:
+        def settle(_: Optimizer) -> None:
             for param, buffer in buffers.items():
                 own = self.state[param]
-                if own[BUFFER].dtype != buffer.dtype:
-                    own[BUFFER] = buffer.to(device=param.device, copy=True)
+                if own.get(STEPS) == 0 and bool(buffer.any()):
+                    own[STEPS] = 1  # torch went on in between, and does not count
+                if own[BUFFER].dtype != buffer.dtype and buffer.is_floating_point():
+                    own[BUFFER] = buffer.detach().to(device=param.device, copy=True)
 
         # The first runs after the user's own pre-hooks, the second before the user's post-hooks.
         hooks = (
             self.register_load_state_dict_pre_hook(adopt),
-            self.register_load_state_dict_post_hook(restore_dtypes, prepend=True),
+            self.register_load_state_dict_post_hook(settle, prepend=True),
         )
         try:
             super().load_state_dict(state_dict)
@@ -257,7 +263,9 @@ class SGD(Optimizer):
         Raises:
             InvalidValueError: If a hyperparameter is not finite, or a buffer does not fit.
             InvalidUseError: If a closure is missing, inside `at_iterate`, or for sparse gradients
-                that the rule does not take. Nothing is changed then.
+                that the rule does not take.
+            InvalidTypeError: If a hyperparameter is no number, or a buffer is of another kind than
+                its parameter. All of these are raised before anything is changed.
         """
         self._refuse_at_iterate("step")
         if closure is None and self._prepared_by_probe():
@@ -320,11 +328,13 @@ class SGD(Optimizer):
         They set lr to 0 and every gradient to zero (torch.distributed.checkpoint). Buffers of zeros
         are made, without decay, and a first step that is still to come stays one.
         """
-        if self.state or any(as_float(group["lr"]) != 0 for group in self.param_groups):
+        if self.state or not all(bool(group["lr"] == 0) for group in self.param_groups):
             return False
         gradients = [p.grad for group in self.param_groups for p in group["params"]]
         gradients = [g for g in gradients if g is not None]
-        if not gradients or any(g.layout != torch.strided or bool(g.any()) for g in gradients):
+        if not gradients or any(g.layout != torch.strided or g.is_meta for g in gradients):
+            return False
+        if any(bool(g.any()) for g in gradients):
             return False
         for group in self.param_groups:
             rules = self._known_rules.of(group)
@@ -362,11 +372,14 @@ class SGD(Optimizer):
         try:
             for param in moved:
                 move(param, buffers[param], weights[param])
+            versions = {param: param._version for param in moved}  # noqa: SLF001
             yield
         except BaseException:
             _put_back(moved)
             raise
-        _put_back({p: kept for p, kept in moved.items() if p.grad is None})
+        # What the closure wrote itself, into a parameter without a gradient, stays.
+        still = {p: kept for p, kept in moved.items() if p.grad is None}
+        _put_back({p: kept for p, kept in still.items() if p._version == versions[p]})  # noqa: SLF001
 
     @contextmanager
     def at_iterate(self) -> Generator[None]:
@@ -375,7 +388,8 @@ class SGD(Optimizer):
         θ is the end of the last gradient step, Θ_t - ε_t·d_t = Θ_{t+1} - μ_{t+1}·v_{t+1}, with the
         ε and μ of that step. Rules without Nesterov's method, and those that store θ, stay as they
         are. On leaving the block the parameters are put back from a copy, bit for bit. A parameter
-        without a gradient in the last step is moved by the weight of its group's last step.
+        without a gradient in the last step is moved by the weight of its group's last step, and so
+        is one that another optimizer has stepped since.
 
         Raises:
             InvalidUseError: Inside another such block; `step()` and `load_state_dict()` raise it
@@ -398,7 +412,9 @@ class SGD(Optimizer):
         for group in self.param_groups:
             rules = self._known_rules.of(group)
             if rules.iterate_weight is not None:
-                weight = group.get(ITERATE_WEIGHT, as_float(rules.iterate_weight))
+                weight = group.get(ITERATE_WEIGHT)
+                if weight is None:  # no step yet, or a dict of torch's
+                    weight = as_float(rules.iterate_weight)
                 buffers = ((p, self.state.get(p, {}).get(BUFFER)) for p in group["params"])
                 moves += [(p, b, -weight) for p, b in buffers if b is not None]
         kept = {param: param.detach().clone() for param, _, _ in moves}

@@ -135,6 +135,7 @@ def _decay(convention: Convention, h: Hyperparameters) -> tuple[Any, Any]:
         return 0, 1 - h.lr * h.weight_decay
     if mode == "lr/lr0":
         return 0, 1 - h.lr / h.lr0 * h.weight_decay
+    assert mode == "absolute"
     return 0, 1 - h.weight_decay
 
 

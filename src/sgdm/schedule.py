@@ -62,6 +62,7 @@ class MomentumScheduler:
     def __init__(self, optimizer: _Grouped, function: Schedule | Sequence[Schedule]) -> None:
         self._optimizer = optimizer
         groups = optimizer.param_groups
+        self._for_all = function if callable(function) else None
         functions = [function] * len(groups) if callable(function) else list(function)
         if len(functions) != len(groups):
             raise InvalidValueError.of(
@@ -99,7 +100,17 @@ class MomentumScheduler:
 
     def _write(self) -> None:
         values: list[float] = []
-        for group, function in zip(self._optimizer.param_groups, self._functions, strict=True):
+        groups = self._optimizer.param_groups
+        if self._for_all is not None:  # groups added since are driven too
+            self._functions = [self._for_all] * len(groups)
+        if len(self._functions) != len(groups):
+            raise InvalidValueError.of(
+                "function",
+                f"one function, or one for each of the {len(groups)} groups",
+                f"{len(self._functions)} functions",
+                "make a new MomentumScheduler after add_param_group",
+            )
+        for group, function in zip(groups, self._functions, strict=True):
             ahead = get_convention(group.get("convention", "torch")).momentum == "next"
             value = function(self._t + ahead)
             if not (math.isfinite(value) and value >= 0):
@@ -110,7 +121,7 @@ class MomentumScheduler:
                     "a momentum outside that range makes no step",
                 )
             values.append(value)
-        for group, value in zip(self._optimizer.param_groups, values, strict=True):
+        for group, value in zip(groups, values, strict=True):
             group["momentum"] = value
 
 
@@ -217,7 +228,7 @@ def demon(momentum: float, steps: int) -> Schedule:
         decay, eq. (1).
     """
     _check_factor("momentum", momentum)
-    if steps <= 0:
+    if not 0 < steps < math.inf:
         raise InvalidValueError.of("steps", "> 0", steps, "it is when the momentum reaches 0")
 
     def value(t: int) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sgdm.errors import InvalidValueError
 from sgdm.frameworks import get_convention
+from sgdm.group import check_group
 
 __all__ = ["BUFFER", "ITERATE_WEIGHT", "STEPS", "adopt_groups"]
 
@@ -46,7 +47,9 @@ def adopt_groups(
                 held[param] = buffer
         _check_convention(own["convention"], saved.get("convention"), has_buffers=bool(held))
         buffers |= held
-        adopted.append({**{k: own[k] for k in _OWN_SETTINGS if k in own}, **saved})
+        taken = {**{k: own[k] for k in _OWN_SETTINGS if k in own}, **saved}
+        check_group({**own, **taken})
+        adopted.append(taken)
     return adopted + saved_groups[len(adopted) :], buffers
 
 
