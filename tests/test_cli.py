@@ -1,5 +1,7 @@
 """The command line, in process: output, exit status, one line for a mistake."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -52,6 +54,14 @@ def test_conventions_torch_in_full():
         "    Θ = Θ - ε·(d + μ·b)",
         "The first step of a parameter: b = d",
     ]
+
+
+def test_a_locale_without_greek_letters_gets_question_marks():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    program = [sys.executable, "-m", "sgdm", "conventions", "caffe"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    assert "v = ??v + ??d" in done.stdout
+    assert done.stderr == ""
 
 
 def test_version():

@@ -1,6 +1,7 @@
 """The command line, one file a command. What it knows it asks the library; nothing imports it."""
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -40,6 +41,9 @@ def main() -> None:
 
     Exit status: 0 done, 2 a mistake of the user's, 3 a run that diverged, 130 one interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without Greek letters gets "?"
     try:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
