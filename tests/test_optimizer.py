@@ -1,6 +1,7 @@
 """`sgdm.SGD` against the literal equations; its steps, groups, refusals; autograd through it."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -345,6 +346,26 @@ def test_sparse_gradients_have_torchs_bits(seed):
             runs.append((p.detach(), buffer_of(optimizer, p).to_dense()))
     for mine, theirs in zip(runs[2:], runs[:2], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_a_sparse_gradient_meets_a_dense_buffer_with_torchs_bits(seed):
+    """As after a probe or from another run's state; and at momentum 0 any buffer lies still."""
+    start, held, gradient = torch.randn(3, 6, 4).unbind()
+    for momentum in (0.9, 0.0):
+        for sparse in (True, False):
+            ends = []
+            for cls in (torch.optim.SGD, sgdm.SGD):
+                p = torch.nn.Parameter(start.clone())
+                optimizer = cls([p], lr=0.1, momentum=0.9)
+                kept = held.clone() if sparse else held.to_sparse(1)
+                optimizer.state[p] = {"momentum_buffer": kept}
+                optimizer.param_groups[0]["momentum"] = momentum
+                p.grad = gradient.to_sparse(1) if sparse else gradient.clone()
+                refused = momentum != 0 and not sparse  # by torch too: sparse + dense in place
+                with pytest.raises(RuntimeError) if refused else nullcontext():
+                    optimizer.step()
+                ends.append(p.detach())
+            assert torch.equal(*ends)
 
 
 @pytest.mark.parametrize(

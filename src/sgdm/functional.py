@@ -10,6 +10,7 @@ from torch import Tensor
 from sgdm.engines.choose import choose_engine
 from sgdm.engines.plan import StepPlan
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
+from sgdm.recurrence import Coefficients
 
 __all__ = ["move", "run"]
 
@@ -23,28 +24,38 @@ def run(plan: StepPlan, *, engine: str = "auto") -> None:
 
     Raises:
         InvalidValueError: If a gradient or buffer does not fit its parameter in shape or device.
-        InvalidUseError: If a buffer is sparse and the gradient dense, or the other way round.
+        InvalidUseError: If a sparse and a dense tensor would have to be added.
         InvalidTypeError: If a buffer is complex and its parameter is not.
     """
-    for param, gradient, buffer in zip(plan.params, plan.gradients, plan.buffers, strict=True):
+    for param, gradient, buffer, rule in zip(
+        plan.params, plan.gradients, plan.buffers, plan.rules, strict=True
+    ):
         if gradient.shape != param.shape or gradient.device != param.device:
             raise _misfit("gradient", param, gradient, "compute it for this parameter")
-        if buffer is not None and (buffer.shape != param.shape or buffer.device != param.device):
-            raise _misfit("momentum_buffer", param, buffer, "load the state of this very model")
-        if buffer is not None and buffer.layout != gradient.layout:
-            raise InvalidUseError(
-                f"the gradient must have the layout of its momentum_buffer, {buffer.layout}, got "
-                f"{gradient.layout}; keep a parameter's gradients sparse, or dense, for a whole run"
-            )
-        if buffer is not None and not torch.can_cast(buffer.dtype, param.dtype):
-            raise InvalidTypeError.of(
-                "momentum_buffer",
-                f"of a dtype that fits {param.dtype}",
-                buffer.dtype,
-                "load the state of this very model",
-            )
+        if buffer is not None:
+            _check_buffer(param, gradient, buffer, rule.coefficients)
     with torch.set_grad_enabled(plan.differentiable):
         choose_engine(engine).run(plan)
+
+
+def _check_buffer(param: Tensor, gradient: Tensor, buffer: Tensor, c: Coefficients) -> None:
+    if buffer.shape != param.shape or buffer.device != param.device:
+        raise _misfit("momentum_buffer", param, buffer, "load the state of this very model")
+    if not torch.can_cast(buffer.dtype, param.dtype):
+        raise InvalidTypeError.of(
+            "momentum_buffer",
+            f"of a dtype that fits {param.dtype}",
+            buffer.dtype,
+            "load the state of this very model",
+        )
+    # torch adds a sparse gradient to a dense buffer, and neither the other way round nor, as
+    # Nesterov's method would, a dense buffer to a sparse gradient.
+    adds = gradient.layout is torch.strided or c.gradient_weight != 0
+    if c.buffer == "running" and buffer.layout != gradient.layout and adds:
+        raise InvalidUseError(
+            f"the gradient must have the layout of its momentum_buffer, {buffer.layout}, got "
+            f"{gradient.layout}; keep a parameter's gradients sparse, or dense, for a whole run"
+        )
 
 
 @torch.no_grad()
