@@ -357,6 +357,8 @@ class SGD(Optimizer):
         """
         weights: dict[Tensor, float] = {}
         for group in self.param_groups:
+            if get_convention(group["convention"]).stores != "iterate":
+                continue  # its rules are read once, by the update
             rules = self._known_rules.of(group)
             if rules.needs_closure:
                 if closure is None:

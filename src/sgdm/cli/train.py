@@ -181,13 +181,14 @@ def _run_several(settings: "Settings", conventions: str, path: Path, *, overwrit
     from sgdm.cli.progress import ShownProgress
     from sgdm.plots.training import draw_comparison
     from sgdm.training.comparison import compare, parse_conventions
+    from sgdm.training.folder import RunFolder
 
     load_extra("matplotlib.figure", extra="train")
     names = parse_conventions(conventions)
     with ShownProgress() as shown:
         comparison = compare(settings, names, path, overwrite=overwrite, observer=shown)
     Console(highlight=False, markup=False).print(_table(comparison))
-    draw_comparison(comparison, path / "compare.png")
+    draw_comparison(comparison, RunFolder(path).compare_png)
     for name in ("compare.png", "compare.csv", "config.json"):
         typer.echo(str(path / name))
 

@@ -11,11 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "MARKS", "finish", "new_figure", "save_figure"]
+__all__ = ["COLOURS", "finish", "new_figure", "save_figure"]
 
 # Okabe and Ito's palette, without its yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKS = ("-", "--", "-.", ":")
 
 
 def new_figure(columns: int, *, width: float = 9.0, height: float = 3.6) -> "tuple[Figure, Any]":

@@ -104,7 +104,7 @@ class RunFolder:
         """
         staged, replaced = self._beside("new"), self._beside("old")
         try:
-            shutil.rmtree(staged, ignore_errors=True)
+            self._recover()
             staged.mkdir(parents=True)
             write(RunFolder(staged))
             if self.path.exists():
