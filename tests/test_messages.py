@@ -101,7 +101,7 @@ CONSTRUCTION = [
     (
         {"engine": "cuda"},
         InvalidValueError,
-        "engine must be one of 'auto', 'eager', got 'cuda'; "
+        "engine must be one of 'auto', 'native', 'eager', got 'cuda'; "
         "'auto' takes the fastest that serves the tensors",
     ),
     (
@@ -258,40 +258,54 @@ def test_a_name_is_given_once(monkeypatch):
         sgdm.register_convention(other)
 
 
-def test_a_gradient_that_does_not_fit_is_refused_before_the_first_write():
-    from sgdm.engines.plan import Rule, StepPlan
+@pytest.mark.parametrize("engine", ["auto", "native", "eager"])
+def test_a_tensor_that_does_not_fit_is_refused_before_the_first_write(engine):
+    from sgdm.engines.plan import Part, Rule, StepPlan
     from sgdm.functional import run
 
-    h = sgdm.Hyperparameters(lr=0.1)
-    rule = Rule(sgdm.coefficients(sgdm.get_convention("torch"), h, first=True), maximize=False)
-    for gradient, buffer, message in (
+    h = sgdm.Hyperparameters(lr=0.1, momentum=0.9)
+    rule = Rule(sgdm.coefficients(sgdm.get_convention("torch"), h, first=False), average_weight=0.1)
+    fitting = torch.ones(2)
+    for tensors, message in (
         (
-            torch.ones(3),
-            None,
+            (torch.ones(3), fitting, fitting),
             "gradient must be of shape (2,) on cpu, as its parameter is, got '(3,) on cpu'; "
             "compute it for this parameter",
         ),
         (
-            torch.ones(2, device="meta"),
-            None,
+            (torch.ones(2, device="meta"), fitting, fitting),
             "gradient must be of shape (2,) on cpu, as its parameter is, got '(2,) on meta'; "
             "compute it for this parameter",
         ),
         (
-            torch.ones(2),
-            torch.ones(1),
+            (fitting, torch.ones(1), fitting),
             "momentum_buffer must be of shape (2,) on cpu, as its parameter is, got '(1,) on cpu'; "
             "load the state of this very model",
         ),
+        (
+            (fitting, None, fitting),
+            "momentum_buffer must be a tensor, got None; remove the key where there is none yet",
+        ),
+        (
+            (fitting, fitting.to(torch.complex64), fitting),
+            "momentum_buffer must be of a dtype that fits torch.float32, got torch.complex64; load "
+            "the state of this very model",
+        ),
+        (
+            (fitting, fitting, torch.ones(2, 1)),
+            "average must be of shape (2,) on cpu, as its parameter is, got '(2, 1) on cpu'; "
+            "load the state of this very model",
+        ),
     ):
-        plan = StepPlan()
-        fits = torch.ones(2)
-        plan.add(fits, torch.ones(2), None, rule)
-        plan.add(torch.ones(2), gradient, buffer, rule)
-        with pytest.raises(InvalidValueError) as caught:
-            run(plan)
+        written = [[torch.ones(2), torch.ones(2)], [torch.ones(2)], [torch.ones(2)]]
+        given: list[Any] = [x if x is None else x.clone() for x in tensors]
+        gradient, buffer, average = given
+        part = Part(rule, written[0], [torch.ones(2), gradient])
+        part.buffers, part.averages = [*written[1], buffer], [*written[2], average]
+        with pytest.raises((InvalidValueError, InvalidTypeError)) as caught:
+            run(StepPlan(parts=[part]), engine=engine)
         assert str(caught.value) == message
-        assert torch.equal(fits, torch.ones(2))
+        assert all(torch.equal(x, torch.ones(2)) for tensors in written for x in tensors)
 
 
 def test_an_engine_is_used_or_refused_never_replaced():

@@ -8,11 +8,11 @@ from numbers import Integral, Real
 from operator import is_, itemgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from sgdm.convention import Convention
 from sgdm.engines.plan import Rule
-from sgdm.errors import InvalidUseError, InvalidValueError
+from sgdm.errors import InvalidValueError
 from sgdm.frameworks import get_convention
 from sgdm.hyperparameters import (
     Hyperparameters,
@@ -33,8 +33,9 @@ from sgdm.recurrence import (
 __all__ = ["GroupRules", "KnownRules", "as_float", "check_group"]
 
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
-_IMMUTABLE = {float, int, bool, str, type(None)}
-# What a group's rules are worked out from, and its lr0.
+_STORED_AS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_IMMUTABLE = {float, int, bool, str, torch.dtype, type(None)}
+# What a group's rules are worked out from.
 _GIVEN = itemgetter(
     "convention",
     "lr",
@@ -44,6 +45,9 @@ _GIVEN = itemgetter(
     "nesterov",
     "weight_decay_mode",
     "maximize",
+    "ema_decay",
+    "buffer_dtype",
+    "lr0",
 )
 
 
@@ -67,6 +71,15 @@ def check_group(group: dict[str, Any]) -> None:
     if lr0 is not None:
         check_range("lr", lr0)
     check_weight_decay_mode(group["weight_decay_mode"])
+    if group["ema_decay"] is not None:
+        check_range("ema_decay", group["ema_decay"])
+    if group["buffer_dtype"] not in (None, *_STORED_AS):
+        raise InvalidValueError.of(
+            "buffer_dtype",
+            "None or one of " + ", ".join(map(str, _STORED_AS)),
+            group["buffer_dtype"],
+            "None stores a buffer as its parameter is",
+        )
     check_combination(
         row,
         dampening=as_float(group["dampening"]),
@@ -86,6 +99,7 @@ class GroupRules:
         needs_closure: Whether the gradient is taken at another point than the stored one, at
             p + look_ahead_weight * b.
         look_ahead_weight: 0 where it is taken at p.
+        average_weight: Weight of the new parameter in its moving average; None without one.
         counts_steps: Whether a first step is more than one from a buffer of zeros, so that "not
             yet done" is state.
         iterate_weight: w such that θ = p - w * b after the step; None where p is θ itself.
@@ -96,17 +110,25 @@ class GroupRules:
         "_hyperparameters",
         "_maximize",
         "_rules",
+        "average_weight",
+        "buffer_dtype",
         "counts_steps",
         "iterate_weight",
         "look_ahead_weight",
         "needs_closure",
     )
 
-    def __init__(self, convention: Convention, h: Hyperparameters, *, maximize: bool) -> None:
-        self._convention = convention
-        self._hyperparameters = h
-        self._maximize = maximize
+    def __init__(self, group: dict[str, Any]) -> None:
+        self._convention = convention = get_convention(group["convention"])
+        self._hyperparameters = h = _hyperparameters(group)
+        check_weight_decay_mode(h.weight_decay_mode)
+        ema_decay = group["ema_decay"]
+        if ema_decay is not None:
+            check_finite("ema_decay", ema_decay)
+        self._maximize: bool = group["maximize"]
         self._rules: dict[bool, Rule] = {}
+        self.average_weight = None if ema_decay is None else 1 - ema_decay
+        self.buffer_dtype: torch.dtype | None = group["buffer_dtype"]
         self.needs_closure = needs_closure(convention, h)
         self.look_ahead_weight = look_ahead_weight(convention, h)
         self.counts_steps = first_step_differs(convention, h)
@@ -118,27 +140,28 @@ class GroupRules:
         rule = self._rules.get(first)
         if rule is None:
             c = coefficients(self._convention, self._hyperparameters, first=first)
-            rule = self._rules[first] = Rule(c, self._maximize)
+            rule = self._rules[first] = Rule(
+                c, self._maximize, self.average_weight, self.buffer_dtype, self._no_sparse()
+            )
         return rule
 
-    def check_sparse(self) -> None:
-        """Refuse sparse gradients where the rule is not defined for them.
+    def _no_sparse(self) -> str | None:
+        """Say why sparse gradients are refused: the rule is not defined for them, or decays.
 
-        Raises:
-            InvalidUseError: If the convention does not take them, or weight decay is on, which
-                would have to touch the rows that the gradient leaves out.
+        Weight decay would have to touch the rows that the gradient leaves out.
         """
         if not self._convention.sparse:
-            raise InvalidUseError(
+            return (
                 f"sparse gradients are not defined for convention {self._convention.name!r}; "
                 f"use convention='torch', or dense gradients (Embedding(sparse=False))"
             )
         if self._hyperparameters.weight_decay != 0:
-            raise InvalidUseError(
+            return (
                 "weight_decay must be 0 with sparse gradients, which leave out the rows that it "
                 f"would shrink, got {self._hyperparameters.weight_decay}; put the sparse "
                 "parameters into a group with weight_decay=0"
             )
+        return None
 
 
 class KnownRules:
@@ -158,13 +181,11 @@ class KnownRules:
         Raises:
             InvalidValueError: If a hyperparameter is not finite.
         """
-        given = (*_GIVEN(group), group.get("lr0"))
+        given = _GIVEN(group)
         known = self._known.get(id(group))
         if known is not None and all(map(is_, given, known[0])):
             return known[1]
-        row, h = get_convention(group["convention"]), _hyperparameters(group)
-        check_weight_decay_mode(h.weight_decay_mode)
-        rules = GroupRules(row, h, maximize=group["maximize"])
+        rules = GroupRules(group)
         if all(type(value) in _IMMUTABLE for value in given):  # a tensor is written in place
             self._known[id(group)] = (given, rules)
         return rules

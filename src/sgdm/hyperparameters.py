@@ -15,6 +15,7 @@ __all__ = [
     "Hyperparameters",
     "check_combination",
     "check_finite",
+    "check_max_grad_norm",
     "check_range",
     "check_weight_decay_mode",
 ]
@@ -50,6 +51,7 @@ class _Range(NamedTuple):
     requirement: str
     torch_text: str
     remedy: str
+    below: float = math.inf
 
 
 _RANGES = {
@@ -74,6 +76,13 @@ _RANGES = {
         "Invalid weight_decay value: {}",
         "pass a factor such as weight_decay=1e-4, or 0 for none",
     ),
+    "ema_decay": _Range(
+        0.0,
+        "a number >= 0 and < 1",
+        "",
+        "pass a factor such as ema_decay=0.999, or None for no average",
+        below=1.0,
+    ),
 }
 
 
@@ -96,7 +105,7 @@ def check_range(name: str, value: object) -> None:
 
     Raises:
         InvalidTypeError: If `value` is not a real number.
-        InvalidValueError: If it is not finite or below its minimum.
+        InvalidValueError: If it is not finite or outside its range.
     """
     bounds = _RANGES[name]
     if not isinstance(value, Real):
@@ -104,7 +113,7 @@ def check_range(name: str, value: object) -> None:
             name, "a number or a one-element tensor", value, f"convert it first: {name}=float(...)"
         )
     check_finite(name, value)
-    if value < bounds.minimum:
+    if not bounds.minimum <= float(value) < bounds.below:
         raise _out_of_range(name, value)
 
 
@@ -112,6 +121,22 @@ def _out_of_range(name: str, value: object) -> InvalidValueError:
     bounds = _RANGES[name]
     text = bounds.torch_text.format(value)
     return InvalidValueError.of(name, bounds.requirement, value, bounds.remedy, torch_text=text)
+
+
+def check_max_grad_norm(value: object) -> None:
+    """Check the norm that gradients are scaled down to.
+
+    Raises:
+        InvalidTypeError: If `value` is neither None nor a real number.
+        InvalidValueError: If it is NaN, zero or negative.
+    """
+    if value is None:
+        return
+    remedy = "pass a norm such as max_grad_norm=1.0, math.inf to measure only, or None"
+    if not isinstance(value, Real):
+        raise InvalidTypeError.of("max_grad_norm", "a number or None", value, remedy)
+    if not float(value) > 0:
+        raise InvalidValueError.of("max_grad_norm", "a number > 0", value, remedy)
 
 
 def check_weight_decay_mode(mode: object) -> None:

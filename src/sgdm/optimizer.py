@@ -1,29 +1,34 @@
 """`SGD`, a `torch.optim.Optimizer`: groups, state and hooks. The arithmetic is elsewhere."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT, StateDict
+from torch.optim.optimizer import (
+    Optimizer,
+    ParamsT,
+    StateDict,
+    _global_optimizer_post_hooks,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+    _global_optimizer_pre_hooks,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
+)
 
 from sgdm.convention import WeightDecayMode
 from sgdm.engines.choose import check_engine
-from sgdm.engines.plan import StepPlan
+from sgdm.engines.native import Memory
+from sgdm.engines.plan import Part, StepPlan
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 from sgdm.frameworks import get_convention
-from sgdm.functional import move, run
+from sgdm.functional import PLAIN, NonFinite, Options, Outcome, move, run
 from sgdm.group import GroupRules, KnownRules, as_float, check_group
-from sgdm.state import BUFFER, ITERATE_WEIGHT, STEPS, adopt_groups
+from sgdm.hyperparameters import check_max_grad_norm
+from sgdm.parts import add_parts, keep
+from sgdm.state import AVERAGE, BUFFER, ITERATE_WEIGHT, STEPS, adopt_groups
 
 __all__ = ["SGD"]
 
 _Loss = TypeVar("_Loss")  # a number or a tensor
-
-# Dynamo breaks the graph here and never recompiles for a moved lr. torch's own optimizers use this
-# one, which, unlike torch.compiler.disable, loads Dynamo at the first call only.
-_opaque = torch._disable_dynamo  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
 class SGD(Optimizer):
@@ -57,7 +62,23 @@ class SGD(Optimizer):
         weight_decay_mode: How λ acts: None for the convention's own way; "coupled": in the
             gradient, the derivative of λ|p|²/2; or on p alone, which keeps 1 - ελ ("lr"),
             1 - (ε/ε_0)λ ("lr/lr0", ε_0 the lr given here) or 1 - λ ("absolute") of itself.
-        engine: "auto", or the name of an engine.
+        engine: "auto", "native" (C++, on the CPU) or "eager" (torch's operations). "auto" takes
+            the fastest that serves the tensors; a named one is used or refused.
+        max_grad_norm: The gradients of all groups are scaled down together where their norm is
+            above this, as `torch.nn.utils.clip_grad_norm_` does; `last_grad_norm` is that norm.
+            math.inf measures only. > 0, or None.
+        nonfinite: What a NaN or infinity in a gradient does: "propagate", as in torch; "skip" the
+            step, which then changes nothing at all; or "raise".
+        ema_decay: A moving average a = ema_decay*a + (1 - ema_decay)*p of each parameter is kept
+            in the same pass, in float32 for 16-bit ones; see `averaged`. In [0, 1), or None.
+        buffer_dtype: What new buffers are stored as, for instance torch.float32 for bfloat16
+            parameters; None for the parameter's dtype.
+
+    Attributes:
+        last_grad_norm: The norm of all gradients in the last step, before it was clipped. None
+            where neither `max_grad_norm` nor `nonfinite` needed it.
+        last_step_skipped: Whether the last step was skipped, for a NaN or infinity in a gradient
+            or by `torch.amp.GradScaler`.
 
     Raises:
         InvalidValueError: A `ValueError`, for a hyperparameter out of range or not finite, an
@@ -101,9 +122,21 @@ class SGD(Optimizer):
         convention: str = "torch",
         weight_decay_mode: WeightDecayMode | None = None,
         engine: str = "auto",
+        max_grad_norm: float | None = None,
+        nonfinite: NonFinite = "propagate",
+        ema_decay: float | None = None,
+        buffer_dtype: torch.dtype | None = None,
     ) -> None:
         row = get_convention(convention)
         check_engine(engine)
+        check_max_grad_norm(max_grad_norm)
+        if nonfinite not in get_args(NonFinite):
+            raise InvalidValueError.of(
+                "nonfinite",
+                "one of " + ", ".join(map(repr, get_args(NonFinite))),
+                nonfinite,
+                "'propagate' is what torch does",
+            )
         defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
@@ -116,6 +149,8 @@ class SGD(Optimizer):
             "fused": fused,
             "convention": convention,
             "weight_decay_mode": weight_decay_mode,
+            "ema_decay": ema_decay,
+            "buffer_dtype": buffer_dtype,
         }
         check_group(defaults)
         if row.nesterov_check and nesterov and (momentum <= 0 or dampening != 0):
@@ -134,9 +169,18 @@ class SGD(Optimizer):
                 "or neither"
             )
         self.engine = engine
-        self._shows_iterate = False
-        self._known_rules = KnownRules()
+        self.max_grad_norm = max_grad_norm
+        self.nonfinite: NonFinite = nonfinite
+        self._forget()
         super().__init__(params, defaults)
+
+    def _forget(self) -> None:
+        """Start without anything that is not kept in a checkpoint or pickle."""
+        self.last_grad_norm: float | None = None
+        self.last_step_skipped = False
+        self._shown: str | None = None  # the method in whose block other parameters are shown
+        self._known_rules = KnownRules()
+        self._memory = Memory()
 
     @classmethod
     def from_torch(cls, optimizer: torch.optim.SGD, *, engine: str = "auto") -> Self:
@@ -190,12 +234,15 @@ class SGD(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickling and copying keep."""
-        self._refuse_at_iterate("copy")
-        return {**super().__getstate__(), "engine": self.engine}
+        self._refuse_while_shown("copy")
+        own = {name: getattr(self, name) for name in ("engine", "max_grad_norm", "nonfinite")}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle or copy."""
-        super().__setstate__({"_shows_iterate": False, "_known_rules": KnownRules(), **state})
+        if "_known_rules" not in self.__dict__:  # torch also calls this to load a state dict
+            self._forget()
+        super().__setstate__(state)
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -214,21 +261,25 @@ class SGD(Optimizer):
                 buffers and this optimizer's have another scale or sign; if a buffer does not fit
                 its parameter. Nothing is loaded then.
         """
-        self._refuse_at_iterate("load_state_dict")
-        buffers: dict[Tensor, Tensor] = {}
+        self._refuse_while_shown("load_state_dict")
+        held: dict[Tensor, dict[str, Tensor]] = {}
 
         def adopt(_: Optimizer, loaded: StateDict) -> StateDict:
-            groups, held = adopt_groups(self.param_groups, loaded)
-            buffers.update(held)
+            groups, tensors = adopt_groups(self.param_groups, loaded)
+            held.update(tensors)
             return {**loaded, "param_groups": groups}
 
         def settle(_: Optimizer) -> None:
-            for param, buffer in buffers.items():
+            for param, tensors in held.items():
                 own = self.state[param]
-                if own.get(STEPS) == 0 and bool(buffer.any()):
+                if own.get(STEPS) == 0 and BUFFER in tensors and bool(tensors[BUFFER].any()):
                     own[STEPS] = 1  # torch went on in between, and does not count
-                if own[BUFFER].dtype != buffer.dtype and buffer.is_floating_point():
-                    own[BUFFER] = buffer.detach().to(device=param.device, copy=True)
+                for key, tensor in tensors.items():
+                    if own[key].dtype != tensor.dtype and tensor.is_floating_point():
+                        own[key] = tensor.detach().to(device=param.device, copy=True)
+            for state in self.state.values():
+                if state.get(BUFFER, self) is None:  # as old versions of torch wrote it
+                    del state[BUFFER]
 
         # The first runs after the user's own pre-hooks, the second before the user's post-hooks.
         hooks = (
@@ -249,7 +300,6 @@ class SGD(Optimizer):
     @overload
     def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
 
-    @_opaque
     def step(self, closure: Callable[[], _Loss] | None = None) -> _Loss | None:
         """Update every parameter that has a gradient.
 
@@ -261,66 +311,95 @@ class SGD(Optimizer):
             What the closure returned, or None without one.
 
         Raises:
-            InvalidValueError: If a hyperparameter is not finite, or a buffer does not fit.
-            InvalidUseError: If a closure is missing, inside `at_iterate`, or for sparse gradients
-                that the rule does not take.
+            InvalidValueError: If a hyperparameter is not finite, or a buffer does not fit; if a
+                gradient is not finite, with nonfinite="raise".
+            InvalidUseError: If a closure is missing, inside `at_iterate` or `averaged`, for sparse
+                gradients that the rule does not take, or tensors that the engine does not.
             InvalidTypeError: If a hyperparameter is no number, or a buffer is of another kind than
                 its parameter. All of these are raised before anything is changed.
         """
-        self._refuse_at_iterate("step")
-        if closure is None and self._prepared_by_probe():
+        if torch.compiler.is_compiling():
+            return _opaque_step(self, closure)
+        if _is_watched(self):
+            return _watched_step(self, closure)
+        return self._step(closure)
+
+    # What torch wraps a step in (7 us: a profiler's record and the hooks) is entered only where
+    # somebody looks. This tells torch that the class has taken care of it.
+    step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]
+
+    def _step(self, closure: Callable[[], _Loss] | None = None) -> _Loss | None:
+        if self._shown is not None:
+            self._refuse_while_shown("step")
+        if closure is None:
+            if self.state or not self._prepared_by_probe():
+                self._update()
             return None
-        with self._look_ahead(closure):
-            loss = None
-            if closure is not None:
-                with torch.enable_grad():
-                    loss = closure()
-            self._update()
+        with self._look_ahead():
+            with torch.enable_grad():
+                loss = closure()
+            self._update(at_look_ahead=True)
         return loss
 
-    def _update(self) -> None:
-        """Step every parameter from where it stands, and keep what the step made."""
-        plan = StepPlan(differentiable=bool(self.defaults["differentiable"]))
-        moving: list[tuple[dict[str, Any], GroupRules]] = []
-        renewed: list[tuple[int, bool]] = []
-        for group in self.param_groups:
-            start, rules = len(plan.params), self._known_rules.of(group)
-            renewed += self._plan_group(plan, group, rules)
-            if len(plan.params) > start:
-                moving.append((group, rules))
-        run(plan, engine=self.engine)
-        for i, counts in renewed:
-            if plan.rules[i].coefficients.buffer in ("first", "running"):
-                state = self.state[plan.params[i]]
-                state[BUFFER] = plan.buffers[i]
-                if counts:
-                    state[STEPS] = state.get(STEPS, 0) + 1
-        for group, rules in moving:
-            if rules.iterate_weight is not None:
-                group[ITERATE_WEIGHT] = as_float(rules.iterate_weight)
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler leaves unscaling to the step: with fused=True, as in torch.
 
-    def _plan_group(
-        self, plan: StepPlan, group: dict[str, Any], rules: GroupRules
-    ) -> Iterator[tuple[int, bool]]:
-        """Append the group's parameters that have a gradient.
-
-        Yields those whose state is more than a buffer that the engine writes in place: their index
-        in the plan, and whether their steps are counted.
+        It sets `grad_scale` and `found_inf` for the step then, and does not write the gradients.
         """
-        for param in group["params"]:
-            gradient = param.grad
-            if gradient is None:
-                continue
-            if gradient.layout is not torch.strided:
-                rules.check_sparse()
-            state = self.state.get(param, {})
-            buffer = state.get(BUFFER)
-            steps = state.get(STEPS)
-            first = buffer is None or steps == 0
-            counts = rules.counts_steps or steps is not None
-            if first or counts or plan.differentiable:
-                yield len(plan.params), counts
-            plan.add(param, gradient, buffer, rules.rule(first=first))
+        return bool(self.defaults["fused"])
+
+    def _update(self, *, at_look_ahead: bool = False) -> None:
+        """Step every parameter from where it stands, and keep what the step made."""
+        plan = StepPlan(bool(self.defaults["differentiable"]), [], self._memory)
+        made: list[tuple[Part, GroupRules]] = []
+        moving: list[tuple[dict[str, Any], GroupRules]] = []
+        for group in self.param_groups:
+            rules = self._known_rules.of(group)
+            if rules.needs_closure and not at_look_ahead:
+                raise _closure_needed(group["convention"])
+            planned = len(plan.parts)
+            made += [(part, rules) for part in add_parts(plan, group, rules, self.state)]
+            if rules.iterate_weight is not None and len(plan.parts) > planned:
+                moving.append((group, rules))
+        outcome = self._run(plan)
+        self.last_grad_norm, self.last_step_skipped, nonfinite = outcome
+        if nonfinite is not None and self.nonfinite == "raise":
+            raise self._nonfinite_gradient(nonfinite)
+        if self.last_step_skipped:
+            return
+        for part, rules in made:
+            keep(part, rules, self.state)
+        for group, rules in moving:
+            group[ITERATE_WEIGHT] = as_float(rules.iterate_weight)
+
+    def _run(self, plan: StepPlan) -> Outcome:
+        """Run the plan with the options of this optimizer."""
+        options = PLAIN
+        if self.max_grad_norm is not None or self.nonfinite != "propagate":
+            options = Options(1.0, self.max_grad_norm, self.nonfinite != "propagate")
+        if self.defaults["fused"]:
+            if float(getattr(self, "found_inf", None) or 0):
+                return Outcome(skipped=True)
+            grad_scale = getattr(self, "grad_scale", None)
+            if grad_scale is not None:
+                options = options._replace(unscale=1 / float(grad_scale))
+        return run(plan, engine=self.engine, options=options)
+
+    def _nonfinite_gradient(self, param: Tensor) -> InvalidValueError:
+        """Name the parameter whose gradient is not finite."""
+        for index, group in enumerate(self.param_groups):
+            for i, candidate in enumerate(group["params"]):
+                if candidate is param:
+                    names = group.get("param_names")
+                    name = f"{names[i]!r}" if names else f"{i} of group {index}"
+                    return InvalidValueError.of(
+                        f"the gradient of parameter {name}",
+                        "finite, as nonfinite='raise' asks",
+                        param.grad,
+                        "nothing was changed; lower lr, set max_grad_norm, or use nonfinite='skip'",
+                    )
+        raise AssertionError  # a plan is made of the groups' parameters
 
     def _prepared_by_probe(self) -> bool:
         """Answer the step with which checkpoint libraries ask which state there will be.
@@ -328,7 +407,7 @@ class SGD(Optimizer):
         They set lr to 0 and every gradient to zero (torch.distributed.checkpoint). Buffers of zeros
         are made, without decay, and a first step that is still to come stays one.
         """
-        if self.state or not all(bool(group["lr"] == 0) for group in self.param_groups):
+        if not all(bool(group["lr"] == 0) for group in self.param_groups):
             return False
         gradients = [p.grad for group in self.param_groups for p in group["params"]]
         gradients = [g for g in gradients if g is not None]
@@ -341,7 +420,10 @@ class SGD(Optimizer):
             if rules.rule(first=True).coefficients.buffer == "first":
                 for param in group["params"]:
                     if param.grad is not None:
-                        self.state[param][BUFFER] = torch.zeros_like(param, requires_grad=False)
+                        dtype = rules.buffer_dtype
+                        self.state[param][BUFFER] = torch.zeros_like(
+                            param, dtype=dtype, requires_grad=False
+                        )
                         if rules.counts_steps:
                             self.state[param][STEPS] = 0
         return True
@@ -349,7 +431,7 @@ class SGD(Optimizer):
     # ---- θ and its look-ahead point Θ ----
 
     @contextmanager
-    def _look_ahead(self, closure: Callable[[], object] | None) -> Generator[None]:
+    def _look_ahead(self) -> Generator[None]:
         """Hold the parameters of rules that store θ at θ + μ·v while their gradient is taken.
 
         The update goes on from there. What has no gradient, and everything if the step fails, is
@@ -361,13 +443,6 @@ class SGD(Optimizer):
                 continue  # its rules are read once, by the update
             rules = self._known_rules.of(group)
             if rules.needs_closure:
-                if closure is None:
-                    raise InvalidUseError(
-                        f"step() must be given a closure with convention {group['convention']!r} "
-                        "and nesterov=True, which takes the gradient at θ + μ·v, got None; without "
-                        "a closure, as under GradScaler, use convention='bengio', which stores "
-                        "that point (feed it the momentum one step ahead; a constant one as it is)"
-                    )
                 weights |= dict.fromkeys(group["params"], rules.look_ahead_weight)
         buffers = {p: self.state.get(p, {}).get(BUFFER) for p in weights}
         moved = {p: p.detach().clone() for p, b in buffers.items() if b is not None}
@@ -409,7 +484,6 @@ class SGD(Optimizer):
             >>> p.item()
             -1.5
         """
-        self._refuse_at_iterate("at_iterate")
         moves: list[tuple[Tensor, Tensor, float]] = []
         for group in self.param_groups:
             rules = self._known_rules.of(group)
@@ -419,22 +493,92 @@ class SGD(Optimizer):
                     weight = as_float(rules.iterate_weight)
                 buffers = ((p, self.state.get(p, {}).get(BUFFER)) for p in group["params"])
                 moves += [(p, b, -weight) for p, b in buffers if b is not None]
-        kept = {param: param.detach().clone() for param, _, _ in moves}
-        self._shows_iterate = True
-        try:
+        with self._showing("at_iterate", [param for param, _, _ in moves]):
             for param, buffer, weight in moves:
                 move(param, buffer, weight)
             yield
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Show the moving averages in place of the parameters, for evaluation.
+
+        With d = `ema_decay`, a = p after the first step and a = d*a + (1 - d)*p after each later
+        one in which the parameter has a gradient; those without an average stay as they are. On
+        leaving the block the parameters are put back from a copy, bit for bit. Buffers of the
+        model, such as BatchNorm's statistics, are not averaged.
+
+        Raises:
+            InvalidUseError: Without `ema_decay` in any group, or inside another such block;
+                `step()` and `load_state_dict()` raise it inside this one.
+
+        Example:
+            >>> import torch, sgdm
+            >>> p = torch.nn.Parameter(torch.zeros(1))
+            >>> optimizer = sgdm.SGD([p], lr=1.0, ema_decay=0.5)
+            >>> for _ in range(2):
+            ...     p.grad = torch.ones(1)
+            ...     optimizer.step()
+            >>> with optimizer.averaged():
+            ...     p.item()
+            -1.5
+            >>> p.item()
+            -2.0
+        """
+        if all(group["ema_decay"] is None for group in self.param_groups):
+            raise InvalidUseError(
+                "averaged() must be called on an optimizer that keeps averages; build it with "
+                "ema_decay, such as 0.999"
+            )
+        averages = {p: state[AVERAGE] for p, state in self.state.items() if AVERAGE in state}
+        with self._showing("averaged", averages), torch.no_grad():
+            for param, average in averages.items():
+                param.copy_(average)
+            yield
+
+    @contextmanager
+    def _showing(self, method: str, params: Iterable[Tensor]) -> Generator[None]:
+        """Let other parameters be shown, and put these back from a copy."""
+        self._refuse_while_shown(method)
+        kept = {param: param.detach().clone() for param in params}
+        self._shown = method
+        try:
+            yield
         finally:
             _put_back(kept)
-            self._shows_iterate = False
+            self._shown = None
 
-    def _refuse_at_iterate(self, method: str) -> None:
-        if self._shows_iterate:
+    def _refuse_while_shown(self, method: str) -> None:
+        if self._shown is not None:
             raise InvalidUseError(
-                f"{method}() must be called outside `with optimizer.at_iterate()`, where the "
+                f"{method}() must be called outside `with optimizer.{self._shown}()`, where the "
                 "parameters are not those that the buffers belong to; leave the block first"
             )
+
+
+def _is_watched(optimizer: SGD) -> bool:
+    """Whether anybody has hooked into steps, or profiles them."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        or optimizer._optimizer_step_post_hooks  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or torch.autograd._profiler_enabled()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    )
+
+
+_watched_step = Optimizer.profile_hook_step(SGD._step)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+# Dynamo breaks the graph here and never recompiles for a moved lr. torch's own optimizers use this
+# one, which, unlike torch.compiler.disable, loads Dynamo at the first call only.
+_opaque_step = torch._disable_dynamo(SGD.step)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+
+
+def _closure_needed(convention: str) -> InvalidUseError:
+    return InvalidUseError(
+        f"step() must be given a closure with convention {convention!r} and nesterov=True, which "
+        "takes the gradient at θ + μ·v, got None; without a closure, as under GradScaler, use "
+        "convention='bengio', which stores that point (feed it the momentum one step ahead; a "
+        "constant one as it is)"
+    )
 
 
 def _put_back(kept: dict[Tensor, Tensor]) -> None:

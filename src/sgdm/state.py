@@ -5,24 +5,39 @@ The layout is torch's, so that state dicts go both ways.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sgdm.errors import InvalidValueError
 from sgdm.frameworks import get_convention
 from sgdm.group import check_group
 
-__all__ = ["BUFFER", "ITERATE_WEIGHT", "STEPS", "adopt_groups"]
+__all__ = ["AVERAGE", "BUFFER", "ITERATE_WEIGHT", "STEPS", "adopt_groups", "new_average"]
 
 BUFFER = "momentum_buffer"  # torch's key
+AVERAGE = "average"  # the moving average of the parameter
 STEPS = "steps"  # gradients seen, kept where the first step is not an ordinary one
 ITERATE_WEIGHT = "iterate_weight"  # in a group, of its last step: θ = Θ - iterate_weight * buffer
 
-_OWN_SETTINGS = ("convention", "weight_decay_mode", "lr0")  # torch's dicts do not have them
+_TENSORS = (BUFFER, AVERAGE)
+
+# torch's dicts do not have them.
+_OWN_SETTINGS = ("convention", "weight_decay_mode", "lr0", "ema_decay", "buffer_dtype")
+
+
+def new_average(param: Tensor) -> Tensor:
+    """Return the moving average of a parameter that has been stepped once: its copy.
+
+    16-bit parameters are averaged in float32: with ema_decay=0.999 most of an average's moves
+    would be lost to rounding.
+    """
+    wide = torch.promote_types(param.dtype, torch.float32)
+    return param.detach().to(wide, copy=True)
 
 
 def adopt_groups(
     groups: list[dict[str, Any]], loaded: dict[str, Any]
-) -> tuple[list[dict[str, Any]], dict[Tensor, Tensor]]:
+) -> tuple[list[dict[str, Any]], dict[Tensor, dict[str, Tensor]]]:
     """Check a state dict against an optimizer's groups, before anything is loaded.
 
     Args:
@@ -30,35 +45,38 @@ def adopt_groups(
         loaded: The state dict. Groups too many or too few are left for torch to refuse.
 
     Returns:
-        The dict's groups, completed by what they do not know, and its buffers by parameter.
+        The dict's groups, completed by what they do not know, and of each parameter the tensors
+        that the dict holds, by their keys.
 
     Raises:
         InvalidValueError: If its buffers have another meaning, or one does not fit.
     """
     saved_groups: list[dict[str, Any]] = loaded["param_groups"]
     adopted: list[dict[str, Any]] = []
-    buffers: dict[Tensor, Tensor] = {}
+    held: dict[Tensor, dict[str, Tensor]] = {}
     for own, saved in zip(groups, saved_groups, strict=False):
-        held: dict[Tensor, Tensor] = {}
-        for param, key in zip(own["params"], saved["params"], strict=False):
-            buffer = loaded["state"].get(key, {}).get(BUFFER)
-            if buffer is not None:
-                _check_shape(param, buffer)
-                held[param] = buffer
-        _check_convention(own["convention"], saved.get("convention"), has_buffers=bool(held))
-        buffers |= held
+        has_buffers = False
+        for param, index in zip(own["params"], saved["params"], strict=False):
+            state = loaded["state"].get(index, {})
+            tensors = {key: state[key] for key in _TENSORS if state.get(key) is not None}
+            for key, tensor in tensors.items():
+                _check_shape(key, param, tensor)
+            has_buffers |= BUFFER in tensors
+            if tensors:
+                held[param] = tensors
+        _check_convention(own["convention"], saved.get("convention"), has_buffers=has_buffers)
         taken = {**{k: own[k] for k in _OWN_SETTINGS if k in own}, **saved}
         check_group({**own, **taken})
         adopted.append(taken)
-    return adopted + saved_groups[len(adopted) :], buffers
+    return adopted + saved_groups[len(adopted) :], held
 
 
-def _check_shape(param: Tensor, buffer: Tensor) -> None:
-    if buffer.shape != param.shape:
+def _check_shape(key: str, param: Tensor, tensor: Tensor) -> None:
+    if tensor.shape != param.shape:
         raise InvalidValueError.of(
-            BUFFER,
+            key,
             f"of shape {tuple(param.shape)}, as its parameter is",
-            tuple(buffer.shape),
+            tuple(tensor.shape),
             "load the state of this very model",
         )
 

@@ -2,22 +2,32 @@
 
 from typing import Protocol
 
-from sgdm.engines import eager
-from sgdm.engines.plan import StepPlan
-from sgdm.errors import InvalidValueError
+import torch
 
-__all__ = ["Engine", "check_engine", "choose_engine"]
+from sgdm.engines import eager, native
+from sgdm.engines.check import check_plan
+from sgdm.engines.plan import PreparedStep, StepPlan
+from sgdm.errors import InvalidUseError, InvalidValueError
+
+__all__ = ["Engine", "check_engine", "prepare"]
 
 
 class Engine(Protocol):
     """What an engine module offers."""
 
-    def run(self, plan: StepPlan) -> None:
-        """Update every parameter and buffer of the plan."""
+    def prepare(self, plan: StepPlan) -> PreparedStep | str:
+        """Return the plan ready to be run, or the reason why this engine cannot run it."""
         ...
 
 
-_ENGINES: dict[str, Engine] = {"auto": eager, "eager": eager}
+# On processors without AVX2 torch's own operations do not use fused multiply-adds, and the native
+# engine does: there only torch's operations have torch's bits.
+_FMA_IN_TORCH = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+_ENGINES: dict[str, tuple[Engine, ...]] = {
+    "auto": (native, eager) if _FMA_IN_TORCH else (eager,),
+    "native": (native,),
+    "eager": (eager,),
+}
 
 
 def check_engine(name: str) -> None:
@@ -35,7 +45,24 @@ def check_engine(name: str) -> None:
         )
 
 
-def choose_engine(name: str) -> Engine:
-    """Return the engine to run."""
-    check_engine(name)
-    return _ENGINES[name]
+def prepare(plan: StepPlan, engine: str) -> PreparedStep:
+    """Let the named engine prepare the plan; "auto" goes on to one that can.
+
+    Raises:
+        InvalidValueError: If there is no such engine, or the plan's tensors do not fit.
+        InvalidTypeError: If a buffer is of another kind than its parameter.
+        InvalidUseError: If the engine asked for cannot run this plan.
+    """
+    if engine not in _ENGINES:
+        check_engine(engine)
+    reason = ""
+    for candidate in _ENGINES[engine]:
+        prepared = candidate.prepare(plan)
+        if not isinstance(prepared, str):
+            return prepared
+        reason = prepared
+    check_plan(plan)  # what no engine can run is named before what this one cannot
+    raise InvalidUseError(
+        f"engine={engine!r} cannot run this step: {reason}; use engine='auto', which takes "
+        "torch's operations where it must"
+    )

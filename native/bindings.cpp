@@ -1,0 +1,476 @@
+// Between Python's tensors and the passes over memory. Nothing is linked against torch: tensors are
+// described by DLPack's exchange functions, found on the tensor type, so one build serves every
+// torch. What the passes cannot do right is refused here, by a sentence, before anything is written.
+#include <dlpack/dlpack.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "updates.h"
+
+namespace nb = nanobind;
+
+namespace sgdm {
+namespace {
+
+// What is asked of the installed torch once, when the module is set up.
+struct Torch {
+    PyTypeObject* tensor = nullptr;
+    PyTypeObject* parameter = nullptr;
+    PyObject* is_neg = nullptr;
+    nb::object increment_version, get_num_threads, norm_of;
+    const DLPackExchangeAPI* dlpack = nullptr;
+    Team team = serial_team;
+    const Kernels* kernels = &kernels_baseline;
+};
+Torch& torch = *new Torch;  // never destroyed: Python may be gone by then
+
+std::vector<const Kernels*> runnable_kernels() {
+    std::vector<const Kernels*> list;
+#ifdef SGDM_X86
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        list.push_back(&kernels_avx512);
+    if (avx2) list.push_back(&kernels_avx2);
+#endif
+    list.push_back(&kernels_baseline);
+    return list;
+}
+
+// A tensor that the passes cannot serve, and why.
+struct Refusal {
+    std::string reason;
+};
+
+[[noreturn]] void refuse(const char* what, const std::string& why) {
+    throw Refusal{std::string("a ") + what + " is " + why};
+}
+
+Format format_of(const DLDataType& type, const char* what) {
+    if (type.lanes == 1) {
+        if (type.code == kDLFloat && type.bits == 32) return Format::single;
+        if (type.code == kDLFloat && type.bits == 64) return Format::wide;
+        if (type.code == kDLFloat && type.bits == 16) return Format::half;
+        if (type.code == kDLBfloat && type.bits == 16) return Format::brain;
+    }
+    refuse(what, "of a dtype other than float64, float32, float16 and bfloat16");
+}
+
+Shape shape_of(const DLTensor& x) { return {x.ndim, x.shape, x.strides}; }
+
+bool is_negated(PyObject* tensor) {
+    PyObject* answer = PyObject_Vectorcall(torch.is_neg, &tensor, 1, nullptr);
+    if (answer == nullptr) throw nb::python_error();
+    Py_DECREF(answer);
+    return answer == Py_True;
+}
+
+// The name of an attribute, made once.
+class Name {
+  public:
+    explicit Name(const char* text) : name_(PyUnicode_InternFromString(text)) {}
+
+    nb::object of(nb::handle object) const {
+        nb::object value = nb::steal(PyObject_GetAttr(object.ptr(), name_));
+        if (!value.is_valid()) throw nb::python_error();
+        return value;
+    }
+
+  private:
+    PyObject* name_;
+};
+
+double number(nb::handle from, const char* name) {
+    const nb::object value = from.attr(name);
+    if (!PyFloat_Check(value.ptr()) && !PyLong_Check(value.ptr()))
+        throw Refusal{std::string("autograd goes through a hyperparameter, by ") + name};
+    return PyFloat_AsDouble(value.ptr());
+}
+
+Rule read_rule(nb::handle rule) {
+    const nb::object c = rule.attr("coefficients"), weight = rule.attr("average_weight");
+    const nb::str buffer(c.attr("buffer"));
+    const std::string_view name(buffer.c_str());
+    return {number(c, "coupled_decay"),
+            number(c, "retain"),
+            number(c, "gain"),
+            number(c, "buffer_weight"),
+            number(c, "gradient_weight"),
+            number(c, "keep"),
+            number(c, "step"),
+            name == "running" ? Buffer::running
+            : name == "first" ? Buffer::first
+                              : Buffer::none,
+            PyObject_IsTrue(nb::object(rule.attr("maximize")).ptr()) == 1,
+            weight.is_none() ? 0.0 : number(rule, "average_weight")};
+}
+
+// What is remembered of an optimizer's tensors from one step to the next. It makes steps faster
+// and changes nothing else.
+class Memory {
+  public:
+    std::vector<std::uint32_t> order;   // of the tensors in memory
+    Py_ssize_t place_in_state = 0;      // of the next parameter, if the state is in their order
+
+    // Whether the i-th tensor asked about in this step is a negated view. That is a flag that only
+    // torch can read (65 ns, for it passes the interpreter's lock to and fro), so parameters and
+    // buffers, which stay, are asked once. Holding on to a tensor makes its address its own.
+    bool negated(std::size_t i, PyObject* tensor, const void* data) {
+        if (i < known_.size() && known_[i].first.ptr() == tensor && known_[i].second == data)
+            return false;
+        if (is_negated(tensor)) return true;
+        if (known_.size() <= i) known_.resize(i + 1);
+        known_[i] = {nb::borrow(tensor), data};
+        return false;
+    }
+
+    // The rule of the i-th part. Python's cannot change, so it is read once.
+    const Rule& rule(std::size_t i, nb::object given) {
+        if (rules_.size() <= i) rules_.resize(i + 1);
+        if (!rules_[i].first.is(given)) rules_[i] = {given, read_rule(given)};
+        return rules_[i].second;
+    }
+
+    void forget() {
+        known_.clear();
+        rules_.clear();
+    }
+
+    int visit(visitproc visit, void* arg) const {
+        for (const auto& known : known_) Py_VISIT(known.first.ptr());
+        for (const auto& rule : rules_) Py_VISIT(rule.first.ptr());
+        return 0;
+    }
+
+  private:
+    std::vector<std::pair<nb::object, const void*>> known_;
+    std::vector<std::pair<nb::object, Rule>> rules_;
+};
+
+// Tensors may hold on to the optimizer by a hook: the garbage collector must see this side too.
+PyType_Slot memory_slots[] = {
+    {Py_tp_traverse, reinterpret_cast<void*>(+[](PyObject* self, visitproc visit, void* arg) {
+         Py_VISIT(Py_TYPE(self));
+         return nb::inst_ready(self) ? nb::inst_ptr<Memory>(self)->visit(visit, arg) : 0;
+     })},
+    {Py_tp_clear, reinterpret_cast<void*>(+[](PyObject* self) {
+         nb::inst_ptr<Memory>(self)->forget();
+         return 0;
+     })},
+    {0, nullptr},
+};
+
+// A tensor as DLPack describes it, which is silent about what torch keeps in flags.
+DLTensor describe(PyObject* object, const char* what) {
+    PyTypeObject* type = Py_TYPE(object);
+    if (type != torch.tensor && type != torch.parameter)
+        refuse(what, std::string("of the type ") + type->tp_name +
+                         ", whose elements may not be where they seem");
+    DLTensor x;
+    if (torch.dlpack->dltensor_from_py_object_no_sync(object, &x) != 0) {
+        PyErr_Clear();
+        refuse(what, "not a plain strided tensor");
+    }
+    if (x.device.device_type != kDLCPU) refuse(what, "not on the CPU");
+    if (x.data == nullptr && count_of(shape_of(x)) != 0) refuse(what, "without memory");
+    return x;
+}
+
+// A plan whose tensors have been looked at: what the protocol PreparedStep asks for. The tensors must
+// stay as they are until it has been run.
+class PreparedStep {
+  public:
+    // `fresh` holds, for each part, the room for its new buffers, or None.
+    PreparedStep(nb::list parts, nb::list fresh, Memory& memory) {
+        memory.place_in_state = 0;
+        rules_.reserve(parts.size());
+        for (std::size_t i = 0; i < parts.size(); ++i) add(parts[i], fresh[i], i, memory);
+        if (any_overlap(stretches_, memory.order)) throw Refusal{"two of the tensors share memory"};
+    }
+
+    PreparedStep(const PreparedStep&) = delete;
+    PreparedStep& operator=(const PreparedStep&) = delete;
+
+    void step(double scale) {
+        if (elements_ < kHoldsLock) {
+            sgdm::step(*torch.kernels, updates_, scale, {torch.team, 1});
+        } else {
+            const Threads threads = all_threads();
+            const nb::gil_scoped_release others_go_on;
+            sgdm::step(*torch.kernels, updates_, scale, threads);
+        }
+        torch.increment_version(written_);
+        for (const auto& [part, buffers] : fresh_) part.attr("buffers") = buffers;
+    }
+
+    // What norm_of makes of the partial sums of all gradients' squares, and of the first parameter
+    // whose gradient is not finite, or None.
+    nb::object gradient_norm() const {
+        GradientSquares squares;
+        {
+            const Threads threads = all_threads();
+            const nb::gil_scoped_release others_go_on;
+            squares = gradient_squares(*torch.kernels, updates_, threads);
+        }
+        nb::object nonfinite = nb::none();
+        if (squares.nonfinite) nonfinite = nb::borrow(params_[*squares.nonfinite]);
+        return torch.norm_of(nb::cast(squares.partial_sums), nonfinite);
+    }
+
+    std::uint32_t bare_pass() const {
+        const Threads threads = all_threads();
+        const nb::gil_scoped_release others_go_on;
+        return sgdm::bare_pass(*torch.kernels, updates_, threads);
+    }
+
+  private:
+    // A step of so few elements takes less than passing the interpreter's lock to and fro.
+    static constexpr std::int64_t kHoldsLock = 1 << 14;
+
+    static Threads all_threads() {
+        return {torch.team, nb::cast<int>(torch.get_num_threads())};
+    }
+
+    static void extend(nb::list& list, nb::handle more) {
+        const Py_ssize_t end = PyList_GET_SIZE(list.ptr());
+        if (PyList_SetSlice(list.ptr(), end, end, more.ptr()) != 0) throw nb::python_error();
+    }
+
+    struct Column {
+        const nb::object tensors;  // a list, or None
+        const char* name;
+        bool written;
+        Operand Update::*operand;
+    };
+
+    void add(nb::handle part, nb::handle fresh, std::size_t index, Memory& memory) {
+        static const Name rule("rule"), params_name("params"), gradients("gradients"),
+            buffers("buffers"), averages("averages");
+        rules_.push_back(memory.rule(index, rule.of(part)));
+        const nb::list params(params_name.of(part));
+        const bool makes = !fresh.is_none();
+        nb::object held = nb::none();  // a frozen buffer is not touched
+        if (rules_.back().buffer != Buffer::none) held = makes ? nb::borrow(fresh) : buffers.of(part);
+        const Column columns[] = {
+            {gradients.of(part), "gradient", false, &Update::g},
+            {held, "momentum_buffer", true, &Update::b},
+            {averages.of(part), "moving average", true, &Update::a}};
+        const std::size_t n = params.size();
+        if (held.is_none() && rules_.back().buffer != Buffer::none)
+            throw Refusal{"a buffer is missing"};
+        for (const Column& column : columns)
+            if (!column.tensors.is_none() && nb::len(column.tensors) != n)
+                throw nb::value_error("the lists of a part differ in length");
+        updates_.reserve(updates_.size() + n);
+        stretches_.reserve(stretches_.size() + 4 * n);
+        for (std::size_t i = 0; i < n; ++i) {
+            PyObject* param = PyList_GET_ITEM(params.ptr(), i);
+            const DLTensor p = seen(param, "parameter", true, memory);
+            const Shape shape = shape_of(p);
+            if (!is_dense(shape)) refuse("parameter", "a view that leaves gaps in its memory");
+            Update update{};
+            update.rule = &rules_.back();
+            update.count = count_of(shape);
+            update.p = operand(p, "parameter", true);
+            for (const Column& column : columns)
+                if (!column.tensors.is_none())
+                    update.*column.operand = beside(p, shape, column, i, memory);
+            if (update.count == 0) continue;
+            updates_.push_back(update);
+            params_.push_back(param);
+            elements_ += update.count;
+        }
+        extend(written_, params);
+        for (const Column& column : columns)
+            if (column.written && !column.tensors.is_none()) extend(written_, column.tensors);
+        if (makes) fresh_.emplace_back(nb::borrow(part), nb::borrow(fresh));
+    }
+
+    DLTensor seen(PyObject* tensor, const char* name, bool stays, Memory& memory) {
+        const DLTensor x = describe(tensor, name);
+        if (stays ? memory.negated(stays_++, tensor, x.data) : is_negated(tensor))
+            refuse(name, "a negated view");
+        return x;
+    }
+
+    // The tensor of a column that belongs to parameter p.
+    Operand beside(const DLTensor& p, const Shape& shape, const Column& column, std::size_t i,
+                   Memory& memory) {
+        const DLTensor x =
+            seen(PyList_GET_ITEM(column.tensors.ptr(), i), column.name, column.written, memory);
+        if (x.ndim != p.ndim || !std::equal(x.shape, x.shape + x.ndim, p.shape))
+            refuse(column.name, "of another shape than its parameter");
+        Operand found = operand(x, column.name, column.written);
+        if ((found.format == Format::wide) != (p.dtype.bits == 64))
+            refuse(column.name, "float64 and its parameter is not, or the other way round");
+        const Shape own = shape_of(x);
+        if (!same_strides(shape, own)) {
+            if (column.written && !is_dense(own))
+                refuse(column.name, "a view that leaves gaps in its memory");
+            found.walk = walks_.emplace_back(std::make_unique<Walk>(shape, own)).get();
+            // Along an expanded dimension torch's compiler takes the product out of the loop, and
+            // rounds it: other bits than anywhere else.
+            if (found.walk->repeats()) refuse(column.name, "expanded along its fastest dimension");
+        }
+        return found;
+    }
+
+    Operand operand(const DLTensor& x, const char* name, bool written) {
+        const Shape shape = shape_of(x);
+        const Format format = format_of(x.dtype, name);
+        char* data = static_cast<char*>(x.data) + x.byte_offset;
+        if (count_of(shape) != 0) {
+            const auto begin = reinterpret_cast<std::uintptr_t>(data);
+            const auto bytes = (extent_of(shape) + 1) * size_of(format);
+            stretches_.push_back({begin, begin + static_cast<std::uintptr_t>(bytes), written});
+        }
+        return {data, format, nullptr};
+    }
+
+    std::vector<Rule> rules_;  // as many as there are parts: they do not move
+    std::vector<std::unique_ptr<const Walk>> walks_;
+    std::vector<Update> updates_;
+    std::vector<PyObject*> params_;  // of the updates
+    std::vector<Stretch> stretches_;
+    nb::list written_;
+    std::vector<std::pair<nb::object, nb::object>> fresh_;
+    std::int64_t elements_ = 0;
+    std::size_t stays_ = 0;  // how many of the tensors that stay have been seen
+};
+
+// A list that is made at its full length and then cut to what came: appending takes longer.
+class Row {
+  public:
+    explicit Row(Py_ssize_t room) : list_(nb::steal<nb::list>(PyList_New(room))) {}
+
+    void put(nb::object x) { PyList_SET_ITEM(list_.ptr(), size_++, x.release().ptr()); }
+
+    nb::list take() {
+        Py_SET_SIZE(reinterpret_cast<PyVarObject*>(list_.ptr()), size_);  // the rest is empty
+        return std::move(list_);
+    }
+
+  private:
+    nb::list list_;
+    Py_ssize_t size_ = 0;
+};
+
+// The state of a parameter, or nullptr. States are made in the order of the parameters, so the next
+// one is looked at first: to ask the dict takes 60 ns, most of it for the hash, which is Python.
+PyObject* state_of(PyObject* param, nb::dict state, Py_ssize_t& place) {
+    Py_ssize_t next = place;
+    PyObject *key = nullptr, *held = nullptr;
+    if (PyDict_Next(state.ptr(), &next, &key, &held) && key == param) {
+        place = next;
+        return held;
+    }
+    held = PyDict_GetItemWithError(state.ptr(), param);
+    if (held == nullptr && PyErr_Occurred()) throw nb::python_error();
+    return held;
+}
+
+// The parameters that have a gradient, their gradients and their buffers, if each of their states
+// holds a buffer under `key` and nothing else; otherwise None. The list operations of Python take
+// twice as long (160 ns a tensor), which is a tenth of a step of many small tensors.
+nb::object gather(nb::list params, nb::dict state, nb::str key, Memory& memory) {
+    static const Name grad("grad");
+    const auto n = static_cast<Py_ssize_t>(params.size());
+    Row kept(n), gradients(n), buffers(n);
+    for (Py_ssize_t i = 0; i < n; ++i) {
+        nb::object param = nb::borrow(PyList_GET_ITEM(params.ptr(), i));
+        nb::object gradient = grad.of(param);
+        if (gradient.is_none()) continue;
+        PyObject* held = state_of(param.ptr(), state, memory.place_in_state);
+        if (held == nullptr || !PyDict_Check(held) || PyDict_GET_SIZE(held) != 1) return nb::none();
+        PyObject* buffer = PyDict_GetItemWithError(held, key.ptr());
+        if (buffer == nullptr && PyErr_Occurred()) throw nb::python_error();
+        if (buffer == nullptr || buffer == Py_None) return nb::none();
+        kept.put(std::move(param));
+        gradients.put(std::move(gradient));
+        buffers.put(nb::borrow(buffer));
+    }
+    return nb::make_tuple(kept.take(), gradients.take(), buffers.take());
+}
+
+// Finds what the module needs of the installed torch.
+void set_up(nb::handle tensor, nb::handle parameter, nb::handle increment_version,
+            nb::handle get_num_threads, nb::handle norm_of, const std::string& library) {
+    const nb::object capsule = tensor.attr("__dlpack_c_exchange_api__");
+    auto* api = static_cast<const DLPackExchangeAPI*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (api == nullptr) throw nb::python_error();
+    if (api->header.version.major != DLPACK_MAJOR_VERSION ||
+        api->dltensor_from_py_object_no_sync == nullptr)
+        throw nb::import_error("this torch describes its tensors by another version of DLPack");
+    torch.dlpack = api;
+    torch.tensor = reinterpret_cast<PyTypeObject*>(tensor.ptr());
+    torch.parameter = reinterpret_cast<PyTypeObject*>(parameter.ptr());
+    torch.is_neg = nb::object(tensor.attr("is_neg")).release().ptr();
+    torch.increment_version = nb::borrow(increment_version);
+    torch.get_num_threads = nb::borrow(get_num_threads);
+    torch.norm_of = nb::borrow(norm_of);
+    const Team team = openmp_team_of(library.c_str());
+    torch.team = team != nullptr ? team : serial_team;
+    torch.kernels = runnable_kernels().front();
+}
+
+}  // namespace
+}  // namespace sgdm
+
+NB_MODULE(_native, module) {
+    using namespace sgdm;
+    module.doc() = "The native engine: sgdm.engines.native is its Python side.";
+
+    module.def("set_up", &set_up, nb::arg("tensor"), nb::arg("parameter"),
+               nb::arg("increment_version"), nb::arg("get_num_threads"), nb::arg("norm_of"),
+               nb::arg("library"));
+    module.def("is_threaded", [] { return torch.team != serial_team; });
+    module.def("instruction_sets", [] {
+        std::vector<std::string> names;
+        for (const Kernels* kernels : runnable_kernels()) names.emplace_back(kernels->name);
+        return names;
+    });
+    module.def("instruction_set", [] { return torch.kernels->name; });
+    module.def("use_instruction_set", [](const std::string& name) {
+        for (const Kernels* kernels : runnable_kernels()) {
+            if (name == kernels->name) {
+                torch.kernels = kernels;
+                return;
+            }
+        }
+        throw nb::value_error("this processor does not run it");
+    });
+
+    nb::class_<Memory>(module, "Memory", nb::type_slots(memory_slots)).def(nb::init<>());
+
+    nb::class_<PreparedStep>(module, "PreparedStep")
+        .def("step", &PreparedStep::step, nb::arg("scale"))
+        .def("gradient_norm", &PreparedStep::gradient_norm)
+        .def("bare_pass", &PreparedStep::bare_pass);
+
+    // The step, or the reason why it cannot be made.
+    module.def(
+        "prepare",
+        [](nb::list parts, nb::list fresh, Memory& memory) -> nb::object {
+            try {
+                return nb::cast(new PreparedStep(parts, fresh, memory),
+                                nb::rv_policy::take_ownership);
+            } catch (const Refusal& refusal) {
+                return nb::str(refusal.reason.c_str());
+            }
+        },
+        nb::arg("parts"), nb::arg("fresh"), nb::arg("memory"));
+
+    module.def("gather", &gather, nb::arg("params"), nb::arg("state"), nb::arg("key"),
+               nb::arg("memory"));
+}

@@ -1,0 +1,70 @@
+"""The engine in C++: the whole plan in one call and one pass over memory, on the CPU.
+
+It has the bits of the eager engine, which are torch's. It serves float64, float32, float16 and
+bfloat16 in any dense layout; what it cannot serve right it refuses before anything is written.
+`native/step.h` has the formula.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from sgdm.engines import _native
+from sgdm.engines.eager import strides_of_first_buffer
+from sgdm.engines.plan import GradientNorm, Part, PreparedStep, StepPlan
+
+__all__ = ["Memory", "gather", "prepare"]
+
+
+def _norm_of(partial_sums: list[float], nonfinite: Tensor | None) -> GradientNorm:
+    """Add squares up: exactly, so that neither threads nor grouping change the norm."""
+    try:
+        norm = math.sqrt(math.fsum(partial_sums))
+    except OverflowError:
+        norm = math.inf
+    return GradientNorm(norm, nonfinite)
+
+
+_native.set_up(
+    torch.Tensor,
+    torch.nn.Parameter,
+    increment_version,
+    torch.get_num_threads,
+    _norm_of,
+    torch._C.__file__,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+)
+gather = _native.gather
+Memory = _native.Memory
+
+
+def prepare(plan: StepPlan) -> PreparedStep | str:
+    """Return the plan ready to be run, or the reason why this engine cannot run it."""
+    if plan.differentiable:
+        return "autograd does not record what it writes (differentiable=True)"
+    try:
+        fresh = [
+            _new_buffers(part) if part.rule.coefficients.buffer == "first" else None
+            for part in plan.parts
+        ]
+    except _NotPlainError:
+        return "a gradient is sparse, or of another shape than its parameter"
+    return _native.prepare(plan.parts, fresh, plan.memory)
+
+
+class _NotPlainError(Exception):
+    """It cannot be told how a new buffer would lie in memory."""
+
+
+def _new_buffers(part: Part) -> list[Tensor]:
+    """Return room for the buffers that the rule makes."""
+    fresh: list[Tensor] = []
+    for param, gradient in zip(part.params, part.gradients, strict=True):
+        plain = param.layout is gradient.layout is torch.strided
+        if not plain or param.shape != gradient.shape:
+            raise _NotPlainError
+        strides = strides_of_first_buffer(param, gradient, part.rule)
+        dtype = part.rule.buffer_dtype or param.dtype
+        fresh.append(torch.empty_strided(param.shape, strides, dtype=dtype))
+    return fresh
