@@ -231,6 +231,7 @@ class SGD(Optimizer):
             param_group.setdefault("lr0", as_float(merged["lr"]))
             param_group.setdefault(ITERATE_WEIGHT, None)
         super().add_param_group(param_group)
+        _check_buffer_dtype(self.param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickling and copying keep."""
@@ -570,6 +571,19 @@ _watched_step = Optimizer.profile_hook_step(SGD._step)  # noqa: SLF001 # pyright
 # Dynamo breaks the graph here and never recompiles for a moved lr. torch's own optimizers use this
 # one, which, unlike torch.compiler.disable, loads Dynamo at the first call only.
 _opaque_step = torch._disable_dynamo(SGD.step)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+
+
+def _check_buffer_dtype(groups: list[dict[str, Any]]) -> None:
+    """Refuse a last group whose buffers could not hold its gradients; it is taken out again."""
+    dtype = groups[-1]["buffer_dtype"]
+    if dtype is not None and any(p.is_complex() for p in groups[-1]["params"]):
+        groups.pop()
+        raise InvalidValueError.of(
+            "buffer_dtype",
+            "None in a group with complex parameters",
+            dtype,
+            "their buffers are complex",
+        )
 
 
 def _closure_needed(convention: str) -> InvalidUseError:

@@ -17,7 +17,7 @@ round in between, the loop and foreach each in its own way.
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class _EagerStep:
             for param, gradient in zip(part.params, part.gradients, strict=True):
                 stored = gradient if gradient.layout is torch.strided else _values_of(gradient)
                 wide = torch.complex128 if stored.is_complex() else torch.float64
-                norm = float(torch.linalg.vector_norm(stored, dtype=wide))
+                norm = cast("float", torch.linalg.vector_norm(stored, dtype=wide).item())
                 squares.append(norm * norm)
                 finite = math.isfinite(norm) or bool(stored.isfinite().all())
                 if nonfinite is None and not finite:
