@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test train lint format clean
+.PHONY: test train bench wheel lint format clean
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto
@@ -15,6 +15,17 @@ test: $(VENV)/installed
 train: $(VENV)/installed
 	$(BIN)/sgdm train --overwrite
 	$(BIN)/sgdm train --overwrite --conventions torch,caffe,nag
+
+# Every case beside torch's own ways to step; minutes, on a machine that does nothing else.
+bench: $(VENV)/installed
+	$(BIN)/sgdm bench --csv benchmarks/steps.csv --figure docs/images/bench.png
+
+# The engine's tests on an installed wheel, with no compiler to be found.
+wheel: $(VENV)/installed
+	rm -rf dist $(VENV)/installed
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	PATH= $(CURDIR)/$(BIN)/python -m pytest -n auto tests/test_native.py tests/test_battery.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -26,10 +37,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/python tools/line_links.py
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sgdm needs Python >= 3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[train,test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,bench,test,lint]'
 	touch $@
 
 clean:

@@ -186,12 +186,12 @@ DLTensor describe(PyObject* object, const char* what) {
     return x;
 }
 
-// A plan whose tensors have been looked at: what the protocol PreparedStep asks for. The tensors must
-// stay as they are until it has been run.
+// A plan whose tensors have been looked at: what the protocol PreparedStep asks for. It holds on to
+// the tensors, which must stay as they are until it has been run.
 class PreparedStep {
   public:
     // `fresh` holds, for each part, the room for its new buffers, or None.
-    PreparedStep(nb::list parts, nb::list fresh, Memory& memory) {
+    PreparedStep(nb::list parts, nb::list fresh, Memory& memory) : parts_(parts) {
         memory.place_in_state = 0;
         rules_.reserve(parts.size());
         for (std::size_t i = 0; i < parts.size(); ++i) add(parts[i], fresh[i], i, memory);
@@ -227,10 +227,10 @@ class PreparedStep {
         return torch.norm_of(nb::cast(squares.partial_sums), nonfinite);
     }
 
-    std::uint32_t bare_pass() const {
+    std::uint32_t bare_pass(bool reads_before) const {
         const Threads threads = all_threads();
         const nb::gil_scoped_release others_go_on;
-        return sgdm::bare_pass(*torch.kernels, updates_, threads);
+        return sgdm::bare_pass(*torch.kernels, updates_, reads_before, threads);
     }
 
   private:
@@ -314,7 +314,7 @@ class PreparedStep {
         if ((found.format == Format::wide) != (p.dtype.bits == 64))
             refuse(column.name, "float64 and its parameter is not, or the other way round");
         const Shape own = shape_of(x);
-        if (!same_strides(shape, own)) {
+        if (count_of(own) != 0 && !same_strides(shape, own)) {
             if (column.written && !is_dense(own))
                 refuse(column.name, "a view that leaves gaps in its memory");
             found.walk = walks_.emplace_back(std::make_unique<Walk>(shape, own)).get();
@@ -337,6 +337,7 @@ class PreparedStep {
         return {data, format, nullptr};
     }
 
+    nb::list parts_;
     std::vector<Rule> rules_;  // as many as there are parts: they do not move
     std::vector<std::unique_ptr<const Walk>> walks_;
     std::vector<Update> updates_;
@@ -456,7 +457,7 @@ NB_MODULE(_native, module) {
     nb::class_<PreparedStep>(module, "PreparedStep")
         .def("step", &PreparedStep::step, nb::arg("scale"))
         .def("gradient_norm", &PreparedStep::gradient_norm)
-        .def("bare_pass", &PreparedStep::bare_pass);
+        .def("bare_pass", &PreparedStep::bare_pass, nb::arg("reads_before"));
 
     // The step, or the reason why it cannot be made.
     module.def(

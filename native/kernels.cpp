@@ -9,6 +9,12 @@
 namespace sgdm {
 namespace {
 
+#ifdef __aarch64__
+using Half = __fp16;  // g++ has the other name since version 13
+#else
+using Half = _Float16;
+#endif
+
 constexpr std::size_t kLanes = 16;  // of the sums, on every processor
 
 template <class T, bool scaled, bool decays, bool keeps>
@@ -29,27 +35,27 @@ constexpr void fill_shapes(typename Loops<T>::Step* row) {
 template <class T>
 Squares squares_of(std::size_t n, const T* x) {
     double sums[kLanes] = {};
-    double zeros[kLanes] = {};  // 0 * x is NaN where x is not finite
     std::size_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
+        // One stream alone is not fetched ahead far enough: 100 MB in 6.1 ms without this, in 4.3
+        // with it (two cores; of distances from 256 to 2048 elements, 1024 was the best).
+        __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(x + i) +
+                                                         1024 * sizeof(T)));
         for (std::size_t lane = 0; lane < kLanes; ++lane) {
             const double value = x[i + lane];
-            sums[lane] = __builtin_fma(value, value, sums[lane]);
-            zeros[lane] += 0.0 * value;
+            sums[lane] += value * value;  // of float, the product is exact
         }
     }
     for (std::size_t lane = 0; i + lane < n; ++lane) {
         const double value = x[i + lane];
-        sums[lane] = __builtin_fma(value, value, sums[lane]);
-        zeros[lane] += 0.0 * value;
+        sums[lane] += value * value;
     }
-    for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
-        for (std::size_t lane = 0; lane < half; ++lane) {
-            sums[lane] += sums[lane + half];
-            zeros[lane] += zeros[lane + half];
-        }
-    }
-    return {sums[0], zeros[0] == 0.0};
+    for (std::size_t half = kLanes / 2; half > 0; half /= 2)
+        for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+    if (__builtin_isfinite(sums[0])) return {sums[0], true};
+    for (i = 0; i < n; ++i)
+        if (!__builtin_isfinite(x[i])) return {sums[0], false};
+    return {sums[0], true};  // finite, and too large to be squared
 }
 
 template <class T>
@@ -77,7 +83,7 @@ void widen_half(std::size_t n, const std::uint16_t* __restrict from, float* __re
     }
 #endif
     for (; i < n; ++i) {
-        _Float16 value;
+        Half value;
         __builtin_memcpy(&value, from + i, sizeof value);
         to[i] = static_cast<float>(value);
     }
@@ -94,7 +100,7 @@ void narrow_half(std::size_t n, const float* __restrict from, std::uint16_t* __r
     }
 #endif
     for (; i < n; ++i) {
-        const _Float16 value = static_cast<_Float16>(from[i]);
+        const Half value = static_cast<Half>(from[i]);
         __builtin_memcpy(to + i, &value, sizeof value);
     }
 }
@@ -116,13 +122,32 @@ void narrow_brain(std::size_t n, const float* __restrict from, std::uint16_t* __
     }
 }
 
-void rewrite(std::size_t words, std::uint32_t* x) {
-    for (std::size_t i = 0; i < words; ++i) x[i] = ~x[i];
+// Word i of elements that may be of 16 bits, and begin in the middle of a word.
+std::uint32_t word_of(const void* x, std::size_t i) {
+    std::uint32_t word;
+    __builtin_memcpy(&word, static_cast<const char*>(x) + 4 * i, sizeof word);
+    return word;
 }
 
-std::uint32_t look(std::size_t words, const std::uint32_t* x) {
+void put_word(void* x, std::size_t i, std::uint32_t word) {
+    __builtin_memcpy(static_cast<char*>(x) + 4 * i, &word, sizeof word);
+}
+
+void rewrite(std::size_t words, void* x) {
+    for (std::size_t i = 0; i < words; ++i) put_word(x, i, ~word_of(x, i));
+}
+
+void rewrite_two(std::size_t words, void* __restrict x, const void* __restrict read,
+                 void* __restrict y) {
+    for (std::size_t i = 0; i < words; ++i) {
+        put_word(y, i, word_of(y, i) ^ word_of(read, i));
+        put_word(x, i, ~word_of(x, i));
+    }
+}
+
+std::uint32_t look(std::size_t words, const void* x) {
     std::uint32_t seen = 0;
-    for (std::size_t i = 0; i < words; ++i) seen ^= x[i];
+    for (std::size_t i = 0; i < words; ++i) seen ^= word_of(x, i);
     return seen;
 }
 
@@ -140,6 +165,7 @@ const Kernels SGDM_JOIN(kernels_, SGDM_ISA) = {
     {widen_half, narrow_half},
     {widen_brain, narrow_brain},
     rewrite,
+    rewrite_two,
     look,
 };
 

@@ -45,8 +45,9 @@ struct Kernels {
     Conversion half;
     Conversion brain;
     // What a pass over memory costs that computes next to nothing.
-    void (*rewrite)(std::size_t words, std::uint32_t* x);
-    std::uint32_t (*look)(std::size_t words, const std::uint32_t* x);
+    void (*rewrite)(std::size_t words, void* x);
+    void (*rewrite_two)(std::size_t words, void* x, const void* read, void* y);
+    std::uint32_t (*look)(std::size_t words, const void* x);
 };
 
 extern const Kernels kernels_baseline;

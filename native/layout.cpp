@@ -31,6 +31,7 @@ bool same_strides(const Shape& a, const Shape& b) {
 }
 
 bool is_dense(const Shape& shape) {
+    if (count_of(shape) == 0) return true;
     std::int64_t expected = 1;
     int i = shape.ndim;
     while (i > 0 && (shape.sizes[i - 1] == 1 || shape.strides[i - 1] == expected))
@@ -65,7 +66,7 @@ Walk::Walk(const Shape& order, const Shape& walked) {
     }
 }
 
-bool any_overlap(std::vector<Stretch>& stretches, std::vector<std::uint32_t>& order) {
+bool any_overlap(const std::vector<Stretch>& stretches, std::vector<std::uint32_t>& order) {
     const std::size_t n = stretches.size();
     if (order.size() != n) {
         order.resize(n);

@@ -152,6 +152,15 @@ void store(const Kernels& kernels, const Operand& x, std::int64_t begin, std::in
     move_row<false>(x, begin, n, row);
 }
 
+// Asks for the block that begins at `begin`, while the one before it is worked on: its conversions
+// keep the processor from looking ahead by itself.
+void fetch_ahead(const Operand& x, std::int64_t begin, std::int64_t count) {
+    if (x.data == nullptr || x.walk != nullptr) return;
+    const std::int64_t size = size_of(x.format), n = std::min(kBlock, count - begin);
+    const char* at = x.data + begin * size;
+    for (std::int64_t byte = 0; byte < n * size; byte += 64) __builtin_prefetch(at + byte);
+}
+
 template <class T>
 void step_piece(const Kernels& kernels, const Update& u, const Piece& piece, double scale) {
     const Loops<T>& loops = loops_of(kernels, T{});
@@ -172,6 +181,7 @@ void step_piece(const Kernels& kernels, const Update& u, const Piece& piece, dou
     for (std::int64_t begin = piece.begin; begin < piece.end; begin += kBlock) {
         const std::int64_t n = std::min(kBlock, piece.end - begin);
         const auto count = static_cast<std::size_t>(n);
+        for (const Operand* x : {&u.p, &u.g, &u.b, &u.a}) fetch_ahead(*x, begin + n, u.count);
         T* p = load(kernels, u.p, begin, n, rooms[0]);
         const T* g = load(kernels, u.g, begin, n, rooms[1]);
         T* b = rooms[2];
@@ -192,10 +202,6 @@ void step_piece(const Kernels& kernels, const Update& u, const Piece& piece, dou
 template <class T>
 Squares squares_of_piece(const Kernels& kernels, const Operand& g, const Piece& piece) {
     const Loops<T>& loops = loops_of(kernels, T{});
-    if (is_direct<T>(g)) {
-        return loops.squares(static_cast<std::size_t>(piece.end - piece.begin),
-                             reinterpret_cast<const T*>(g.data) + piece.begin);
-    }
     alignas(64) T room[kBlock];
     Squares total{0.0, true};
     for (std::int64_t begin = piece.begin; begin < piece.end; begin += kBlock) {
@@ -259,25 +265,39 @@ void step(const Kernels& kernels, const std::vector<Update>& updates, double sca
 }
 
 std::uint32_t bare_pass(const Kernels& kernels, const std::vector<Update>& updates,
-                        Threads threads) {
+                        bool reads_before, Threads threads) {
     std::atomic<std::uint32_t> seen{0};
-    Work(updates).run(threads, [&](std::size_t, const Piece& piece) {
-        const Update& u = updates[piece.update];
-        std::uint32_t mine = 0;
-        for (std::int64_t begin = piece.begin; begin < piece.end; begin += kBlock) {
-            const std::int64_t n = std::min(kBlock, piece.end - begin);
-            const auto at = [&](const Operand& x) {
-                return reinterpret_cast<std::uint32_t*>(x.data + begin * size_of(x.format));
-            };
-            const auto words = [&](const Operand& x) {
-                return static_cast<std::size_t>(n * size_of(x.format) / 4);
-            };
-            mine ^= kernels.look(words(u.g), at(u.g));
-            for (const Operand* x : {&u.p, &u.b, &u.a})
-                if (x->data != nullptr) kernels.rewrite(words(*x), at(*x));
-        }
-        seen.fetch_xor(mine, std::memory_order_relaxed);
-    });
+    const Work work(updates);
+    for (const bool writes : {false, true}) {
+        if (!writes && !reads_before) continue;
+        work.run(threads, [&](std::size_t, const Piece& piece) {
+            const Update& u = updates[piece.update];
+            std::uint32_t mine = 0;
+            for (std::int64_t begin = piece.begin; begin < piece.end; begin += kBlock) {
+                const std::int64_t n = std::min(kBlock, piece.end - begin);
+                const auto at = [&](const Operand& x) {
+                    return x.data + begin * size_of(x.format);
+                };
+                const auto words = [&](const Operand& x) {
+                    return static_cast<std::size_t>(n * size_of(x.format) / 4);
+                };
+                // An expanded gradient has less memory than the parameter.
+                alignas(64) std::uint64_t row[kBlock];
+                if (u.g.walk != nullptr) move_row<true>(u.g, begin, n, row);
+                const void* g = u.g.walk != nullptr ? static_cast<const void*>(row) : at(u.g);
+                const bool alike = u.a.data == nullptr && u.b.data != nullptr &&
+                                   u.p.format == u.g.format && u.p.format == u.b.format;
+                if (writes && alike) {
+                    kernels.rewrite_two(words(u.p), at(u.p), g, at(u.b));
+                    continue;
+                }
+                mine ^= kernels.look(words(u.g), g);
+                for (const Operand* x : {&u.p, &u.b, &u.a})
+                    if (writes && x->data != nullptr) kernels.rewrite(words(*x), at(*x));
+            }
+            seen.fetch_xor(mine, std::memory_order_relaxed);
+        });
+    }
     return seen.load();
 }
 

@@ -57,8 +57,9 @@ GradientSquares gradient_squares(const Kernels&, const std::vector<Update>&, Thr
 // Writes every p, b and a. The gradients are multiplied by `scale` first.
 void step(const Kernels&, const std::vector<Update>&, double scale, Threads);
 
-// Moves what a step moves and computes next to nothing: p, b and a are complemented, g is read.
-// Returns what was seen of g, so that no compiler leaves the reading out.
-std::uint32_t bare_pass(const Kernels&, const std::vector<Update>&, Threads);
+// Moves what a step moves and computes next to nothing: p, b and a are overwritten, g is read; and
+// read once before, as for its norm, if asked to. Returns what was seen of g, so that no compiler
+// leaves the reading out.
+std::uint32_t bare_pass(const Kernels&, const std::vector<Update>&, bool reads_before, Threads);
 
 }  // namespace sgdm

@@ -98,7 +98,8 @@ def test_a_clipped_step_is_clip_grad_norm_and_a_step(engine, seed):
         give_gradients(ours, theirs, size=size)
         kept = [p.grad.clone() for p in ours if p.grad is not None]
         optimizer.step()
-        assert all(torch.equal(p.grad, g) for p, g in zip(ours, kept, strict=True))
+        now = [p.grad for p in ours if p.grad is not None]
+        assert all(torch.equal(g, k) for g, k in zip(now, kept, strict=True))
         torch.nn.utils.clip_grad_norm_(theirs, 1.5)
         rival.step()
         for p, q in zip(ours, theirs, strict=True):
@@ -251,6 +252,12 @@ def test_the_parameter_without_a_name_is_named_by_its_place():
 # ---- GradScaler ----
 
 
+def give_scale(optimizer, scale, *, found_inf) -> None:
+    """As GradScaler does before it calls step()."""
+    optimizer.grad_scale = torch.tensor(scale)
+    optimizer.found_inf = torch.tensor(found_inf)
+
+
 def scaled_run(make, steps=6, *, fused: bool):
     """Train a line under a GradScaler; the third step overflows."""
     torch.manual_seed(0)
@@ -302,7 +309,7 @@ def test_an_overflow_skips_the_whole_step(engine, seed):
     optimizer.step()
     before = frozen_state(optimizer)
     give_gradients(params)
-    optimizer.grad_scale, optimizer.found_inf = torch.tensor(8.0), torch.tensor(1.0)
+    give_scale(optimizer, 8.0, found_inf=1.0)
     optimizer.step()
     assert optimizer.last_step_skipped
     assert_unchanged(optimizer, before)
@@ -314,9 +321,10 @@ def test_unscaling_and_clipping_multiply_once(engine, scale):
     p = parameter(1.0, 1.0)
     optimizer = sgdm.SGD([p], lr=1.0, fused=True, max_grad_norm=1.0, engine=engine)
     p.grad = scale * torch.tensor([3.0, 4.0], dtype=torch.float64)
-    optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.tensor(0.0)
+    give_scale(optimizer, scale, found_inf=0.0)
     optimizer.step()
     assert optimizer.last_grad_norm == pytest.approx(5.0)
+    assert optimizer.last_grad_norm is not None
     coefficient = (1 / scale) * (1 / (optimizer.last_grad_norm + 1e-6))
     expected = 1 - coefficient * scale * torch.tensor([3.0, 4.0], dtype=torch.float64)
     assert torch.allclose(p, expected, rtol=1e-14)
@@ -569,3 +577,30 @@ def test_a_real_buffer_of_a_complex_parameter_is_refused():
         "buffer_dtype must be None in a group with complex parameters, got torch.float32; their "
         "buffers are complex"
     )
+
+
+@ENGINES
+def test_a_step_skipped_at_the_look_ahead_point_goes_back(engine):
+    p = parameter(1.0)
+    optimizer = sgdm.SGD(
+        [p],
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        convention="sutskever",
+        nonfinite="skip",
+        engine=engine,
+    )
+    seen = []
+
+    def closure(gradient):
+        seen.append(p.item())
+        p.grad = torch.full_like(p, gradient)
+        return 0.0
+
+    optimizer.step(lambda: closure(1.0))
+    before = frozen_state(optimizer)
+    optimizer.step(lambda: closure(math.nan))
+    assert seen[1] != before["params"][0].item()
+    assert optimizer.last_step_skipped
+    assert_unchanged(optimizer, before)

@@ -15,6 +15,7 @@ __all__ = [
     "InvalidValueError",
     "MissingExtraError",
     "SgdmError",
+    "WrongResultError",
 ]
 
 
@@ -64,6 +65,10 @@ class DivergedError(SgdmError, RuntimeError):
 
 class InterruptedRunError(SgdmError, RuntimeError):
     """A training run that was asked to stop, and has saved what it needs to go on."""
+
+
+class WrongResultError(SgdmError, RuntimeError):
+    """A benchmark whose contestants do not agree, or end at numbers that are not finite."""
 
 
 class MissingExtraError(SgdmError, RuntimeError):

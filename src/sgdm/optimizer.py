@@ -322,7 +322,7 @@ class SGD(Optimizer):
         if torch.compiler.is_compiling():
             return _opaque_step(self, closure)
         if _is_watched(self):
-            return _watched_step(self, closure)
+            return _watched_step(self) if closure is None else _watched_step(self, closure)
         return self._step(closure)
 
     # What torch wraps a step in (7 us: a profiler's record and the hooks) is entered only where
@@ -435,8 +435,8 @@ class SGD(Optimizer):
     def _look_ahead(self) -> Generator[None]:
         """Hold the parameters of rules that store θ at θ + μ·v while their gradient is taken.
 
-        The update goes on from there. What has no gradient, and everything if the step fails, is
-        put back from a copy.
+        The update goes on from there. What has no gradient, and everything if the step fails or is
+        skipped, is put back from a copy.
         """
         weights: dict[Tensor, float] = {}
         for group in self.param_groups:
@@ -456,7 +456,8 @@ class SGD(Optimizer):
             _put_back(moved)
             raise
         # What the closure wrote itself, into a parameter without a gradient, stays.
-        still = {p: kept for p, kept in moved.items() if p.grad is None}
+        skipped = self.last_step_skipped
+        still = {p: kept for p, kept in moved.items() if skipped or p.grad is None}
         _put_back({p: kept for p, kept in still.items() if p._version == versions[p]})  # noqa: SLF001
 
     @contextmanager

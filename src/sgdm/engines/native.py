@@ -13,7 +13,7 @@ from torch.autograd.graph import increment_version
 
 from sgdm.engines import _native
 from sgdm.engines.eager import strides_of_first_buffer
-from sgdm.engines.plan import GradientNorm, Part, PreparedStep, StepPlan
+from sgdm.engines.plan import GradientNorm, Part, StepPlan
 
 __all__ = ["Memory", "gather", "prepare"]
 
@@ -39,7 +39,7 @@ gather = _native.gather
 Memory = _native.Memory
 
 
-def prepare(plan: StepPlan) -> PreparedStep | str:
+def prepare(plan: StepPlan) -> _native.PreparedStep | str:
     """Return the plan ready to be run, or the reason why this engine cannot run it."""
     if plan.differentiable:
         return "autograd does not record what it writes (differentiable=True)"

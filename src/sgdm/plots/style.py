@@ -17,9 +17,21 @@ __all__ = ["COLOURS", "finish", "new_figure", "save_figure"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def new_figure(columns: int, *, width: float = 9.0, height: float = 3.6) -> "tuple[Figure, Any]":
-    """Return a figure and its axes, side by side, without any global state."""
-    figure_module = load_extra("matplotlib.figure", extra="train")
+def new_figure(
+    columns: int, *, width: float = 9.0, height: float = 3.6, extra: str = "train"
+) -> "tuple[Figure, Any]":
+    """Return a figure and its axes, side by side, without any global state.
+
+    Args:
+        columns: How many axes.
+        width: In inches.
+        height: In inches.
+        extra: What is named as bringing matplotlib, where that is missing.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    figure_module = load_extra("matplotlib.figure", extra=extra)
     figure = figure_module.Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
