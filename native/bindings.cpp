@@ -94,13 +94,17 @@ double number(nb::handle from, const char* name) {
     const nb::object value = from.attr(name);
     if (!PyFloat_Check(value.ptr()) && !PyLong_Check(value.ptr()))
         throw Refusal{std::string("autograd goes through a hyperparameter, by ") + name};
-    return PyFloat_AsDouble(value.ptr());
+    const double result = PyFloat_AsDouble(value.ptr());
+    if (result == -1.0 && PyErr_Occurred()) throw nb::python_error();
+    return result;
 }
 
 Rule read_rule(nb::handle rule) {
     const nb::object c = rule.attr("coefficients"), weight = rule.attr("average_weight");
-    const nb::str buffer(c.attr("buffer"));
+    const auto buffer = nb::cast<nb::str>(c.attr("buffer"));
     const std::string_view name(buffer.c_str());
+    const int maximize = PyObject_IsTrue(nb::object(rule.attr("maximize")).ptr());
+    if (maximize < 0) throw nb::python_error();
     return {number(c, "coupled_decay"),
             number(c, "retain"),
             number(c, "gain"),
@@ -111,28 +115,16 @@ Rule read_rule(nb::handle rule) {
             name == "running" ? Buffer::running
             : name == "first" ? Buffer::first
                               : Buffer::none,
-            PyObject_IsTrue(nb::object(rule.attr("maximize")).ptr()) == 1,
+            maximize == 1,
             weight.is_none() ? 0.0 : number(rule, "average_weight")};
 }
 
-// What is remembered of an optimizer's tensors from one step to the next. It makes steps faster
-// and changes nothing else.
+// What is remembered of an optimizer from one step to the next. It makes steps faster and changes
+// nothing else. It holds on to no tensor.
 class Memory {
   public:
-    std::vector<std::uint32_t> order;   // of the tensors in memory
-    Py_ssize_t place_in_state = 0;      // of the next parameter, if the state is in their order
-
-    // Whether the i-th tensor asked about in this step is a negated view. That is a flag that only
-    // torch can read (65 ns, for it passes the interpreter's lock to and fro), so parameters and
-    // buffers, which stay, are asked once. Holding on to a tensor makes its address its own.
-    bool negated(std::size_t i, PyObject* tensor, const void* data) {
-        if (i < known_.size() && known_[i].first.ptr() == tensor && known_[i].second == data)
-            return false;
-        if (is_negated(tensor)) return true;
-        if (known_.size() <= i) known_.resize(i + 1);
-        known_[i] = {nb::borrow(tensor), data};
-        return false;
-    }
+    std::vector<std::uint32_t> order;  // of the tensors in memory
+    Py_ssize_t place_in_state = 0;     // of the next parameter, if the state is in their order
 
     // The rule of the i-th part. Python's cannot change, so it is read once.
     const Rule& rule(std::size_t i, nb::object given) {
@@ -141,36 +133,12 @@ class Memory {
         return rules_[i].second;
     }
 
-    void forget() {
-        known_.clear();
-        rules_.clear();
-    }
-
-    int visit(visitproc visit, void* arg) const {
-        for (const auto& known : known_) Py_VISIT(known.first.ptr());
-        for (const auto& rule : rules_) Py_VISIT(rule.first.ptr());
-        return 0;
-    }
-
   private:
-    std::vector<std::pair<nb::object, const void*>> known_;
     std::vector<std::pair<nb::object, Rule>> rules_;
 };
 
-// Tensors may hold on to the optimizer by a hook: the garbage collector must see this side too.
-PyType_Slot memory_slots[] = {
-    {Py_tp_traverse, reinterpret_cast<void*>(+[](PyObject* self, visitproc visit, void* arg) {
-         Py_VISIT(Py_TYPE(self));
-         return nb::inst_ready(self) ? nb::inst_ptr<Memory>(self)->visit(visit, arg) : 0;
-     })},
-    {Py_tp_clear, reinterpret_cast<void*>(+[](PyObject* self) {
-         nb::inst_ptr<Memory>(self)->forget();
-         return 0;
-     })},
-    {0, nullptr},
-};
-
-// A tensor as DLPack describes it, which is silent about what torch keeps in flags.
+// A tensor as DLPack describes it. DLPack is silent about what torch keeps in flags, so torch is
+// asked, at every step: a flag can change where object and memory stay. It takes 65 ns.
 DLTensor describe(PyObject* object, const char* what) {
     PyTypeObject* type = Py_TYPE(object);
     if (type != torch.tensor && type != torch.parameter)
@@ -182,6 +150,7 @@ DLTensor describe(PyObject* object, const char* what) {
         refuse(what, "not a plain strided tensor");
     }
     if (x.device.device_type != kDLCPU) refuse(what, "not on the CPU");
+    if (is_negated(object)) refuse(what, "a negated view");
     if (x.data == nullptr && count_of(shape_of(x)) != 0) refuse(what, "without memory");
     return x;
 }
@@ -193,6 +162,8 @@ class PreparedStep {
     // `fresh` holds, for each part, the room for its new buffers, or None.
     PreparedStep(nb::list parts, nb::list fresh, Memory& memory) : parts_(parts) {
         memory.place_in_state = 0;
+        if (fresh.size() != parts.size())
+            throw nb::value_error("each part must have an entry in `fresh`");
         rules_.reserve(parts.size());
         for (std::size_t i = 0; i < parts.size(); ++i) add(parts[i], fresh[i], i, memory);
         if (any_overlap(stretches_, memory.order)) throw Refusal{"two of the tensors share memory"};
@@ -268,14 +239,18 @@ class PreparedStep {
         const std::size_t n = params.size();
         if (held.is_none() && rules_.back().buffer != Buffer::none)
             throw Refusal{"a buffer is missing"};
-        for (const Column& column : columns)
-            if (!column.tensors.is_none() && nb::len(column.tensors) != n)
-                throw nb::value_error("the lists of a part differ in length");
+        for (const Column& column : columns) {
+            if (column.tensors.is_none() && column.written) continue;
+            if (!PyList_Check(column.tensors.ptr()))
+                throw nb::type_error("the tensors of a part must be in lists");
+            if (nb::len(column.tensors) != n)
+                throw nb::value_error("the lists of a part must have the same length");
+        }
         updates_.reserve(updates_.size() + n);
         stretches_.reserve(stretches_.size() + 4 * n);
         for (std::size_t i = 0; i < n; ++i) {
             PyObject* param = PyList_GET_ITEM(params.ptr(), i);
-            const DLTensor p = seen(param, "parameter", true, memory);
+            const DLTensor p = describe(param, "parameter");
             const Shape shape = shape_of(p);
             if (!is_dense(shape)) refuse("parameter", "a view that leaves gaps in its memory");
             Update update{};
@@ -284,7 +259,7 @@ class PreparedStep {
             update.p = operand(p, "parameter", true);
             for (const Column& column : columns)
                 if (!column.tensors.is_none())
-                    update.*column.operand = beside(p, shape, column, i, memory);
+                    update.*column.operand = beside(p, shape, column, i);
             if (update.count == 0) continue;
             updates_.push_back(update);
             params_.push_back(param);
@@ -296,18 +271,9 @@ class PreparedStep {
         if (makes) fresh_.emplace_back(nb::borrow(part), nb::borrow(fresh));
     }
 
-    DLTensor seen(PyObject* tensor, const char* name, bool stays, Memory& memory) {
-        const DLTensor x = describe(tensor, name);
-        if (stays ? memory.negated(stays_++, tensor, x.data) : is_negated(tensor))
-            refuse(name, "a negated view");
-        return x;
-    }
-
     // The tensor of a column that belongs to parameter p.
-    Operand beside(const DLTensor& p, const Shape& shape, const Column& column, std::size_t i,
-                   Memory& memory) {
-        const DLTensor x =
-            seen(PyList_GET_ITEM(column.tensors.ptr(), i), column.name, column.written, memory);
+    Operand beside(const DLTensor& p, const Shape& shape, const Column& column, std::size_t i) {
+        const DLTensor x = describe(PyList_GET_ITEM(column.tensors.ptr(), i), column.name);
         if (x.ndim != p.ndim || !std::equal(x.shape, x.shape + x.ndim, p.shape))
             refuse(column.name, "of another shape than its parameter");
         Operand found = operand(x, column.name, column.written);
@@ -346,7 +312,6 @@ class PreparedStep {
     nb::list written_;
     std::vector<std::pair<nb::object, nb::object>> fresh_;
     std::int64_t elements_ = 0;
-    std::size_t stays_ = 0;  // how many of the tensors that stay have been seen
 };
 
 // A list that is made at its full length and then cut to what came: appending takes longer.
@@ -430,6 +395,7 @@ void set_up(nb::handle tensor, nb::handle parameter, nb::handle increment_versio
 
 NB_MODULE(_native, module) {
     using namespace sgdm;
+    nb::set_leak_warnings(false);  // an optimizer may live as long as Python does
     module.doc() = "The native engine: sgdm.engines.native is its Python side.";
 
     module.def("set_up", &set_up, nb::arg("tensor"), nb::arg("parameter"),
@@ -452,7 +418,7 @@ NB_MODULE(_native, module) {
         throw nb::value_error("this processor does not run it");
     });
 
-    nb::class_<Memory>(module, "Memory", nb::type_slots(memory_slots)).def(nb::init<>());
+    nb::class_<Memory>(module, "Memory").def(nb::init<>());
 
     nb::class_<PreparedStep>(module, "PreparedStep")
         .def("step", &PreparedStep::step, nb::arg("scale"))
