@@ -3,8 +3,6 @@
 // torch. What the passes cannot do right is refused here, by a sentence, before anything is written.
 #include <dlpack/dlpack.h>
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -352,7 +350,7 @@ nb::object gather(nb::list params, nb::dict state, nb::str key, Memory& memory) 
     static const Name grad("grad");
     const auto n = static_cast<Py_ssize_t>(params.size());
     Row kept(n), gradients(n), buffers(n);
-    for (Py_ssize_t i = 0; i < n; ++i) {
+    for (Py_ssize_t i = 0; i < n && i < PyList_GET_SIZE(params.ptr()); ++i) {
         nb::object param = nb::borrow(PyList_GET_ITEM(params.ptr(), i));
         nb::object gradient = grad.of(param);
         if (gradient.is_none()) continue;

@@ -15,8 +15,13 @@ constexpr std::int64_t kTask = 1 << 14;
 // prepares it: 1000 tensors of 256 take 750 us a step with one thread, 1100 with two.
 constexpr std::int64_t kSerial = 1 << 15;
 constexpr std::int64_t kSerialPerTensor = 1 << 10;
-// What is not stepped in place goes through the cache in blocks of this many elements.
-constexpr std::int64_t kBlock = 1 << 10;
+// What is not stepped in place goes through the cache in blocks of this many elements, and memory is
+// asked for what lies so much farther on. 50 million elements of bfloat16 with a float buffer take
+// 16.5 ms so, 20.5 without asking, 23.3 in blocks of 1024; a bare pass, 16.0.
+constexpr std::int64_t kBlock = 1 << 8;
+constexpr std::int64_t kAhead = 2 * kBlock;
+// And what is only read, in such.
+constexpr std::int64_t kNormBlock = 1 << 12;
 
 struct Piece {
     std::size_t update;
@@ -128,7 +133,7 @@ template <class T>
 T* load(const Kernels& kernels, const Operand& x, std::int64_t begin, std::int64_t n, T* room) {
     char* from = x.data + begin * size_of(x.format);
     if (is_direct<T>(x)) return reinterpret_cast<T*>(from);
-    alignas(64) std::uint64_t row[kBlock];
+    alignas(64) std::uint64_t row[kNormBlock];
     if (x.walk != nullptr) {
         move_row<true>(x, begin, n, row);
         from = reinterpret_cast<char*>(row);
@@ -152,13 +157,13 @@ void store(const Kernels& kernels, const Operand& x, std::int64_t begin, std::in
     move_row<false>(x, begin, n, row);
 }
 
-// Asks for the block that begins at `begin`, while the one before it is worked on: its conversions
-// keep the processor from looking ahead by itself.
-void fetch_ahead(const Operand& x, std::int64_t begin, std::int64_t count) {
+// Asks for a block of elements that is needed soon. Not inlined, g++ 12 takes it for a function
+// without effect and drops the calls.
+[[gnu::always_inline]] inline void fetch(const Operand& x, std::int64_t begin, std::int64_t count) {
     if (x.data == nullptr || x.walk != nullptr) return;
-    const std::int64_t size = size_of(x.format), n = std::min(kBlock, count - begin);
-    const char* at = x.data + begin * size;
-    for (std::int64_t byte = 0; byte < n * size; byte += 64) __builtin_prefetch(at + byte);
+    const std::int64_t size = size_of(x.format), end = std::min(begin + kBlock, count);
+    for (std::int64_t byte = begin * size; byte < end * size; byte += 64)
+        __builtin_prefetch(x.data + byte);
 }
 
 template <class T>
@@ -181,7 +186,7 @@ void step_piece(const Kernels& kernels, const Update& u, const Piece& piece, dou
     for (std::int64_t begin = piece.begin; begin < piece.end; begin += kBlock) {
         const std::int64_t n = std::min(kBlock, piece.end - begin);
         const auto count = static_cast<std::size_t>(n);
-        for (const Operand* x : {&u.p, &u.g, &u.b, &u.a}) fetch_ahead(*x, begin + n, u.count);
+        for (const Operand* x : {&u.p, &u.g, &u.b, &u.a}) fetch(*x, begin + kAhead, u.count);
         T* p = load(kernels, u.p, begin, n, rooms[0]);
         const T* g = load(kernels, u.g, begin, n, rooms[1]);
         T* b = rooms[2];
@@ -202,10 +207,10 @@ void step_piece(const Kernels& kernels, const Update& u, const Piece& piece, dou
 template <class T>
 Squares squares_of_piece(const Kernels& kernels, const Operand& g, const Piece& piece) {
     const Loops<T>& loops = loops_of(kernels, T{});
-    alignas(64) T room[kBlock];
+    alignas(64) T room[kNormBlock];
     Squares total{0.0, true};
-    for (std::int64_t begin = piece.begin; begin < piece.end; begin += kBlock) {
-        const std::int64_t n = std::min(kBlock, piece.end - begin);
+    for (std::int64_t begin = piece.begin; begin < piece.end; begin += kNormBlock) {
+        const std::int64_t n = std::min(kNormBlock, piece.end - begin);
         const T* x = load(kernels, g, begin, n, room);
         const Squares squares = loops.squares(static_cast<std::size_t>(n), x);
         total.sum += squares.sum;

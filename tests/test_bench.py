@@ -1,5 +1,6 @@
 """The benchmark: what it steps, that contestants do the same work, and how it is timed."""
 
+from dataclasses import replace
 from math import prod
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from sgdm.bench.machine import this_machine, using_threads
 from sgdm.bench.measure import take_turns
 from sgdm.bench.networks import NETWORKS, SWEEP, Network
 from sgdm.bench.rivals import build, names_of, sgdm_arguments, torch_arguments
-from sgdm.bench.run import Effort, measure_case
+from sgdm.bench.run import Effort, measure_alone, measure_case
 from sgdm.errors import InvalidValueError, WrongResultError
 
 LEAST = Effort(rounds=3, seconds=0.01, compile_up_to=0, memory=False)
@@ -222,6 +223,14 @@ def test_the_middle_and_the_fifths(monkeypatch):
 
     (timing,) = take_turns([step], rounds=6, seconds=1e9)
     assert (timing.q20, timing.median, timing.q80) == (2.0, 3.5, 5.0)
+
+
+def test_a_case_of_its_own_process_says_the_same():
+    machine = replace(this_machine(), threads=1)
+    measured = measure_alone(case("tiny:momentum"), machine, LEAST)
+    assert [(row.contestant, row.threads) for row in measured.rows] == [
+        (name, 1) for name in names_of(case("tiny:momentum"), compiled=False)
+    ]
 
 
 def test_a_row_says_what_was_measured():

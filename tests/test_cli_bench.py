@@ -87,7 +87,7 @@ def efforts(monkeypatch):
     monkeypatch.setattr(
         import_module("sgdm.cli.bench"),  # its name in the package is the command's
         "_measure_all",
-        lambda cases, effort, csv: seen.append((cases, effort)) or [],
+        lambda cases, effort, csv, measure: seen.append((cases, effort)) or [],
     )
     return seen
 

@@ -11,9 +11,12 @@ from sgdm.errors import InvalidUseError, InvalidValueError
 from sgdm.extras import load_extra
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sgdm.bench.cases import Case
+    from sgdm.bench.machine import Machine
     from sgdm.bench.results import Row
-    from sgdm.bench.run import Effort
+    from sgdm.bench.run import Effort, Measured
 
 __all__ = ["bench"]
 
@@ -55,7 +58,7 @@ def bench(
     """Time sgdm.SGD against torch.optim.SGD: default, foreach, fused and compiled."""
     from sgdm.bench.cases import EVERYTHING, QUICK, pick_cases
     from sgdm.bench.machine import using_threads
-    from sgdm.bench.run import COMPILED_UP_TO, Effort
+    from sgdm.bench.run import COMPILED_UP_TO, Effort, measure_alone, measure_case
 
     if figure is not None:
         _check_figure(figure)
@@ -71,15 +74,19 @@ def bench(
         memory=memory,
     )
     with using_threads(threads):
-        rows = _measure_all(cases, effort, csv)
+        rows = _measure_all(cases, effort, csv, measure_case if quick else measure_alone)
     if figure is not None:
         _draw(rows, figure)
 
 
-def _measure_all(cases: "list[Case]", effort: "Effort", csv: Path | None) -> "list[Row]":
+def _measure_all(
+    cases: "list[Case]",
+    effort: "Effort",
+    csv: Path | None,
+    measure: "Callable[[Case, Machine, Effort], Measured]",
+) -> "list[Row]":
     from sgdm.bench.machine import this_machine
     from sgdm.bench.results import append_rows
-    from sgdm.bench.run import measure_case
     from sgdm.bench.table import case_table, summary_table
 
     machine = this_machine()
@@ -95,7 +102,7 @@ def _measure_all(cases: "list[Case]", effort: "Effort", csv: Path | None) -> "li
             f"\n[{number}/{len(cases)}] {case.name}: tensors: {network.tensors:,}, "
             f"elements: {network.elements:,}"
         )
-        measured = measure_case(case, machine, effort)
+        measured = measure(case, machine, effort)
         if csv is not None:
             append_rows(csv, measured.rows)
         rows += measured.rows
