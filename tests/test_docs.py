@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sgdm
+from sgdm.bench.results import read_latest
 from sgdm.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -115,3 +116,14 @@ def test_the_seed_pages_map_every_equation_to_its_row(page, equation, convention
     assert len(rows) == 1, rows
     assert f'[`name="{convention}"`](../src/sgdm/frameworks.py#L' in rows[0]
     assert "](../tests/" in rows[0]
+
+
+def test_the_speed_that_the_pages_tell_is_what_was_measured():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        tool = import_module("speed_table")
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    page = (ROOT / "docs" / "engines.md").read_text("utf-8")
+    assert tool.MARKED.search(page)
+    assert tool.with_table(page, read_latest(tool.RESULTS)) == page, "run tools/speed_table.py"

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from sgdm.bench.cases import Case
 from sgdm.optimizer import SGD
 
-__all__ = ["COMPILED", "DEFAULT", "SGDM", "Contestant", "Step", "build", "names_of"]
+__all__ = [
+    "COMPILED",
+    "COMPOSED",
+    "DEFAULT",
+    "FOREACH",
+    "FUSED",
+    "SGDM",
+    "Contestant",
+    "Step",
+    "build",
+    "names_of",
+]
 
 Step = Callable[[], object]
 
