@@ -99,7 +99,7 @@ def test_what_the_options_ask_for(sgdm_bench, monkeypatch):
     (everything, plain), (few, quick), (_, compiled), (_, own) = seen
     assert len(everything) == 38
     assert {case.network.name for case in few} == {"tiny", "1000x256"}
-    assert (plain.rounds, plain.compile_up_to, plain.memory) == (25, 10, True)
+    assert (plain.rounds, plain.compile_up_to, plain.memory) == (25, 200, True)
     assert (quick.rounds, quick.compile_up_to) == (5, 0)
     assert compiled.compile_up_to > 1000
     assert (own.rounds, own.memory) == (7, False)

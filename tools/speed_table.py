@@ -1,6 +1,6 @@
-"""Put the last run in benchmarks/steps.csv into docs/engines.md: run it after `make bench`.
+"""Put the last run in benchmarks/steps.csv into the pages: run it after `make bench`.
 
-`tests/test_docs.py` checks that the page shows what the file holds.
+`tests/test_docs.py` checks that the pages show what the file holds.
 """
 
 import re
@@ -12,36 +12,72 @@ from sgdm.bench.rivals import COMPILED, COMPOSED, DEFAULT, FOREACH, FUSED, SGDM
 from sgdm.bench.table import duration
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "engines.md"
 RESULTS = ROOT / "benchmarks" / "steps.csv"
 MARKED = re.compile(r"(<!-- measured -->\n).*?(<!-- -->)", re.DOTALL)
 
+SHOWN = {
+    "tiny:nesterov": "six tensors of a small MLP",
+    "1000x256:nesterov": "1000 tensors of 256",
+    "resnet50:nesterov": "ResNet-50's 161 tensors",
+    "gpt2:nesterov": "GPT-2 small's 148",
+    "1x50m:nesterov": "one of 50 million",
+    "resnet50:recipe": "the recipe",
+}
 
-def speed_table(rows: list[Row]) -> str:
-    """Return the cases as a table: sgdm's time, and how many times as long the others take."""
+
+def full_table(rows: list[Row]) -> str:
+    """Return every case: sgdm's time, and how many times as long the others take."""
+    rivals = (DEFAULT, FOREACH, FUSED, COMPILED, COMPOSED)
+    heads = ["case", "`sgdm.SGD`", *(name.removeprefix("torch ") for name in rivals), "bare loop"]
+    lines: list[list[str]] = []
+    for name, by_contestant in _cases(rows).items():
+        ours = by_contestant[SGDM]
+        fraction = "" if ours.fraction is None else f"{100 * ours.fraction:.0f} %"
+        times = [duration(ours.median), *_ratios(by_contestant, rivals), fraction]
+        lines.append([f"`{name}`", *times])
+    first = rows[0]
+    machine = f"{first.cpu}, {first.capability}, {first.threads} threads, torch {first.torch}\n\n"
+    return machine + _table(heads, lines)
+
+
+def short_table(rows: list[Row]) -> str:
+    """Return how many times as long torch's default and its fastest take, in a few cases."""
+    cases = _cases(rows)
+    lines: list[list[str]] = []
+    for name, title in SHOWN.items():
+        best = COMPOSED if COMPOSED in cases[name] else FUSED
+        lines.append([title, *_ratios(cases[name], (DEFAULT, best))])
+    return _table(["", "`torch.optim.SGD`", "`fused=True`"], lines)
+
+
+def _cases(rows: list[Row]) -> dict[str, dict[str, Row]]:
     named = {network.name for network in NETWORKS}
     cases: dict[str, dict[str, Row]] = {}
     for row in rows:
         if row.case in named:
             suffix = "" if row.dtype == "float32" else f"-{row.dtype}"
             cases.setdefault(f"{row.case}:{row.rule}{suffix}", {})[row.contestant] = row
-    rivals = (DEFAULT, FOREACH, FUSED, COMPILED, COMPOSED)
-    heads = ["case", "`sgdm.SGD`", *(name.removeprefix("torch ") for name in rivals), "bare loop"]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for name, by_contestant in cases.items():
-        ours = by_contestant[SGDM]
-        ratios = [f"{by_contestant[r].ratio:.2f}" if r in by_contestant else "" for r in rivals]
-        fraction = "" if ours.fraction is None else f"{100 * ours.fraction:.0f} %"
-        lines.append([f"`{name}`", duration(ours.median), *ratios, fraction])
-    first = rows[0]
-    machine = f"{first.cpu}, {first.capability}, {first.threads} threads, torch {first.torch}\n\n"
-    return machine + "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+    return cases
 
 
-def with_table(page: str, rows: list[Row]) -> str:
-    """Return the page with the table between its marks."""
-    return MARKED.sub(lambda found: found[1] + speed_table(rows) + found[2], page)
+def _ratios(by_contestant: dict[str, Row], rivals: tuple[str, ...]) -> list[str]:
+    return [f"{by_contestant[r].ratio:.2f}" if r in by_contestant else "" for r in rivals]
+
+
+def _table(heads: list[str], lines: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in (heads, rule, *lines))
+
+
+PAGES = {ROOT / "README.md": short_table, ROOT / "docs" / "engines.md": full_table}
+
+
+def with_table(path: Path, rows: list[Row]) -> str:
+    """Return the page with its table between the marks."""
+    page = path.read_text("utf-8")
+    return MARKED.sub(lambda found: found[1] + PAGES[path](rows) + found[2], page)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text("utf-8"), read_latest(RESULTS)), "utf-8")
+    for path in PAGES:
+        path.write_text(with_table(path, read_latest(RESULTS)), "utf-8")
