@@ -250,6 +250,8 @@ class PreparedStep {
             PyObject* param = PyList_GET_ITEM(params.ptr(), i);
             const DLTensor p = describe(param, "parameter");
             const Shape shape = shape_of(p);
+            if (p.dtype.bits != 64 && !rules_.back().fits_float())
+                throw Refusal{"a coefficient is too large for float32"};
             if (!is_dense(shape)) refuse("parameter", "a view that leaves gaps in its memory");
             Update update{};
             update.rule = &rules_.back();

@@ -1,7 +1,9 @@
 #include "updates.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace sgdm {
 namespace {
@@ -220,6 +222,12 @@ Squares squares_of_piece(const Kernels& kernels, const Operand& g, const Piece& 
 }
 
 }  // namespace
+
+bool Rule::fits_float() const {
+    for (const double x : {coupled_decay, retain, gain, buffer_weight, gradient_weight, keep, step})
+        if (std::abs(x) > static_cast<double>(std::numeric_limits<float>::max())) return false;
+    return true;
+}
 
 Terms Rule::terms(double scale) const {
     Move move = Move::both;

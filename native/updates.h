@@ -24,6 +24,7 @@ struct Rule {
     bool maximize;
     double average_weight;
 
+    bool fits_float() const;  // no coefficient is too large
     Terms terms(double scale) const;
     template <class T>
     Scalars<T> scalars(double scale) const;

@@ -228,8 +228,8 @@ def test_raise_names_the_parameter_and_changes_nothing(engine):
         optimizer.step()
     assert str(caught.value) == (
         "the gradient of parameter 'bias' must be finite, as nonfinite='raise' asks, got "
-        "tensor([1., nan, 1.]); nothing was changed; lower lr, set max_grad_norm, or use "
-        "nonfinite='skip'"
+        "'NaN or infinity among (3,) elements'; nothing was changed; lower lr, set max_grad_norm, "
+        "or use nonfinite='skip'"
     )
     assert_unchanged(optimizer, before)
 
@@ -604,3 +604,19 @@ def test_a_step_skipped_at_the_look_ahead_point_goes_back(engine):
     assert seen[1] != before["params"][0].item()
     assert optimizer.last_step_skipped
     assert_unchanged(optimizer, before)
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("name", "value"), [("ema_decay", 2.0), ("ema_decay", math.nan), ("buffer_dtype", torch.int32)]
+)
+def test_a_group_that_is_changed_wrongly_is_not_stepped(engine, name, value, seed):
+    params = parameters()
+    optimizer = sgdm.SGD(params, **EVERYTHING, engine=engine)
+    give_gradients(params)
+    optimizer.step()
+    optimizer.param_groups[0][name] = value
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(InvalidValueError, match=name):
+        optimizer.step()
+    assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))

@@ -4,7 +4,8 @@ Everything that steps parameters comes through here. An engine prepares a plan w
 writes the first element, so that bad input changes nothing.
 """
 
-from typing import Literal, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +13,7 @@ from torch import Tensor
 from sgdm.engines.choose import prepare
 from sgdm.engines.plan import StepPlan
 
-__all__ = ["PLAIN", "NonFinite", "Options", "Outcome", "move", "run"]
-
-NonFinite = Literal["propagate", "skip", "raise"]
+__all__ = ["PLAIN", "Options", "Outcome", "move", "run"]
 
 
 class Options(NamedTuple):
@@ -78,7 +77,7 @@ def run(plan: StepPlan, *, engine: str = "auto", options: Options = PLAIN) -> Ou
         if options.checks_finite and measured.nonfinite is not None:
             return Outcome(norm, skipped=True, nonfinite=measured.nonfinite)
         outcome = Outcome(norm)
-        if max_norm is not None:
+        if max_norm is not None and max_norm != math.inf:  # which measures only
             ratio = max_norm / (norm + 1e-6)
             if not ratio >= 1:  # NaN goes on, as in torch
                 scale *= ratio

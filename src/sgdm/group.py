@@ -30,7 +30,7 @@ from sgdm.recurrence import (
     stores_look_ahead,
 )
 
-__all__ = ["GroupRules", "KnownRules", "as_float", "check_group"]
+__all__ = ["GroupRules", "KnownRules", "as_float", "check_buffer_dtype", "check_group"]
 
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
 _STORED_AS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -73,13 +73,7 @@ def check_group(group: dict[str, Any]) -> None:
     check_weight_decay_mode(group["weight_decay_mode"])
     if group["ema_decay"] is not None:
         check_range("ema_decay", group["ema_decay"])
-    if group["buffer_dtype"] not in (None, *_STORED_AS):
-        raise InvalidValueError.of(
-            "buffer_dtype",
-            "None or one of " + ", ".join(map(str, _STORED_AS)),
-            group["buffer_dtype"],
-            "None stores a buffer as its parameter is",
-        )
+    check_buffer_dtype({**group, "params": ()})  # which may be a generator yet
     check_combination(
         row,
         dampening=as_float(group["dampening"]),
@@ -87,6 +81,29 @@ def check_group(group: dict[str, Any]) -> None:
         lr0=as_float(group["lr"]) if lr0 is None else lr0,
         mode=group["weight_decay_mode"] or row.weight_decay,
     )
+
+
+def check_buffer_dtype(group: dict[str, Any]) -> None:
+    """Refuse buffers that could not hold the gradients of a group.
+
+    Raises:
+        InvalidValueError: If they are no floating-point ones, or real and a parameter is complex.
+    """
+    dtype = group["buffer_dtype"]
+    if dtype not in (None, *_STORED_AS):
+        raise InvalidValueError.of(
+            "buffer_dtype",
+            "None or one of " + ", ".join(map(str, _STORED_AS)),
+            dtype,
+            "None stores a buffer as its parameter is",
+        )
+    if dtype is not None and any(p.is_complex() for p in group.get("params", ())):
+        raise InvalidValueError.of(
+            "buffer_dtype",
+            "None in a group with complex parameters",
+            dtype,
+            "their buffers are complex",
+        )
 
 
 class GroupRules:
@@ -124,10 +141,11 @@ class GroupRules:
         check_weight_decay_mode(h.weight_decay_mode)
         ema_decay = group["ema_decay"]
         if ema_decay is not None:
-            check_finite("ema_decay", ema_decay)
+            check_range("ema_decay", ema_decay)
+        check_buffer_dtype(group)
         self._maximize: bool = group["maximize"]
         self._rules: dict[bool, Rule] = {}
-        self.average_weight = None if ema_decay is None else 1 - ema_decay
+        self.average_weight = None if ema_decay is None else 1 - float(ema_decay)
         self.buffer_dtype: torch.dtype | None = group["buffer_dtype"]
         self.needs_closure = needs_closure(convention, h)
         self.look_ahead_weight = look_ahead_weight(convention, h)

@@ -6,19 +6,24 @@ NaN and infinity are refused before any comparison: a check of the form `x < 0` 
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple, SupportsFloat, get_args
+from typing import Any, Literal, NamedTuple, SupportsFloat, get_args
 
 from sgdm.convention import Convention, WeightDecayMode
 from sgdm.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
     "Hyperparameters",
+    "NonFinite",
     "check_combination",
     "check_finite",
     "check_max_grad_norm",
+    "check_nonfinite",
     "check_range",
     "check_weight_decay_mode",
 ]
+
+
+NonFinite = Literal["propagate", "skip", "raise"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +142,21 @@ def check_max_grad_norm(value: object) -> None:
         raise InvalidTypeError.of("max_grad_norm", "a number or None", value, remedy)
     if not float(value) > 0:
         raise InvalidValueError.of("max_grad_norm", "a number > 0", value, remedy)
+
+
+def check_nonfinite(value: object) -> None:
+    """Check what a NaN or infinity in a gradient is to do.
+
+    Raises:
+        InvalidValueError: If it is not one of the names.
+    """
+    if value not in get_args(NonFinite):
+        raise InvalidValueError.of(
+            "nonfinite",
+            "one of " + ", ".join(map(repr, get_args(NonFinite))),
+            value,
+            "'propagate' is what torch does",
+        )
 
 
 def check_weight_decay_mode(mode: object) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar, get_args, overload
+from typing import Any, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from sgdm.engines.native import Memory
 from sgdm.engines.plan import Part, StepPlan
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 from sgdm.frameworks import get_convention
-from sgdm.functional import PLAIN, NonFinite, Options, Outcome, move, run
-from sgdm.group import GroupRules, KnownRules, as_float, check_group
-from sgdm.hyperparameters import check_max_grad_norm
+from sgdm.functional import PLAIN, Options, Outcome, move, run
+from sgdm.group import GroupRules, KnownRules, as_float, check_buffer_dtype, check_group
+from sgdm.hyperparameters import NonFinite, check_max_grad_norm, check_nonfinite
 from sgdm.parts import add_parts, keep
-from sgdm.state import AVERAGE, BUFFER, ITERATE_WEIGHT, STEPS, adopt_groups
+from sgdm.state import AVERAGE, BUFFER, ITERATE_WEIGHT, STEPS, adopt_groups, new_average, settle
 
 __all__ = ["SGD"]
 
@@ -75,10 +75,13 @@ class SGD(Optimizer):
             parameters; None for the parameter's dtype.
 
     Attributes:
+        max_grad_norm: As given; may be set.
+        nonfinite: As given; may be set.
         last_grad_norm: The norm of all gradients in the last step, before it was clipped. None
-            where neither `max_grad_norm` nor `nonfinite` needed it.
+            where neither `max_grad_norm` nor `nonfinite` needed it, or GradScaler had found an
+            overflow.
         last_step_skipped: Whether the last step was skipped, for a NaN or infinity in a gradient
-            or by `torch.amp.GradScaler`.
+            or, with fused=True, an overflow that `torch.amp.GradScaler` had found.
 
     Raises:
         InvalidValueError: A `ValueError`, for a hyperparameter out of range or not finite, an
@@ -129,14 +132,8 @@ class SGD(Optimizer):
     ) -> None:
         row = get_convention(convention)
         check_engine(engine)
-        check_max_grad_norm(max_grad_norm)
-        if nonfinite not in get_args(NonFinite):
-            raise InvalidValueError.of(
-                "nonfinite",
-                "one of " + ", ".join(map(repr, get_args(NonFinite))),
-                nonfinite,
-                "'propagate' is what torch does",
-            )
+        self.max_grad_norm = max_grad_norm
+        self.nonfinite = nonfinite
         defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
@@ -169,8 +166,6 @@ class SGD(Optimizer):
                 "or neither"
             )
         self.engine = engine
-        self.max_grad_norm = max_grad_norm
-        self.nonfinite: NonFinite = nonfinite
         self._forget()
         super().__init__(params, defaults)
 
@@ -179,6 +174,7 @@ class SGD(Optimizer):
         self.last_grad_norm: float | None = None
         self.last_step_skipped = False
         self._shown: str | None = None  # the method in whose block other parameters are shown
+        self._averages_are_probes = False
         self._known_rules = KnownRules()
         self._memory = Memory()
 
@@ -215,6 +211,26 @@ class SGD(Optimizer):
                 new.state[param] = {BUFFER: state[BUFFER]}
         return new
 
+    @property
+    def max_grad_norm(self) -> float | None:
+        """The norm that the gradients of all groups are scaled down to; None for never."""
+        return self._max_grad_norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float | None) -> None:
+        check_max_grad_norm(value)
+        self._max_grad_norm = value
+
+    @property
+    def nonfinite(self) -> NonFinite:
+        """What a NaN or infinity in a gradient does: "propagate", "skip" or "raise"."""
+        return self._nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: NonFinite) -> None:
+        check_nonfinite(value)
+        self._nonfinite: NonFinite = value
+
     # ---- groups and state ----
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -231,19 +247,26 @@ class SGD(Optimizer):
             param_group.setdefault("lr0", as_float(merged["lr"]))
             param_group.setdefault(ITERATE_WEIGHT, None)
         super().add_param_group(param_group)
-        _check_buffer_dtype(self.param_groups)
+        try:
+            check_buffer_dtype(self.param_groups[-1])
+        except InvalidValueError:
+            self.param_groups.pop()
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickling and copying keep."""
         self._refuse_while_shown("copy")
-        own = {name: getattr(self, name) for name in ("engine", "max_grad_norm", "nonfinite")}
+        own = {name: getattr(self, name) for name in ("engine", "_max_grad_norm", "_nonfinite")}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle or copy."""
         if "_known_rules" not in self.__dict__:  # torch also calls this to load a state dict
             self._forget()
+            self.max_grad_norm, self.nonfinite = None, "propagate"  # in pickles from before them
         super().__setstate__(state)
+        for key in ("ema_decay", "buffer_dtype"):
+            self.defaults.setdefault(key, None)
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -270,22 +293,14 @@ class SGD(Optimizer):
             held.update(tensors)
             return {**loaded, "param_groups": groups}
 
-        def settle(_: Optimizer) -> None:
-            for param, tensors in held.items():
-                own = self.state[param]
-                if own.get(STEPS) == 0 and BUFFER in tensors and bool(tensors[BUFFER].any()):
-                    own[STEPS] = 1  # torch went on in between, and does not count
-                for key, tensor in tensors.items():
-                    if own[key].dtype != tensor.dtype and tensor.is_floating_point():
-                        own[key] = tensor.detach().to(device=param.device, copy=True)
-            for state in self.state.values():
-                if state.get(BUFFER, self) is None:  # as old versions of torch wrote it
-                    del state[BUFFER]
+        def complete(_: Optimizer) -> None:
+            settle(self.state, held)
+            self._averages_are_probes = False
 
         # The first runs after the user's own pre-hooks, the second before the user's post-hooks.
         hooks = (
             self.register_load_state_dict_pre_hook(adopt),
-            self.register_load_state_dict_post_hook(settle, prepend=True),
+            self.register_load_state_dict_post_hook(complete, prepend=True),
         )
         try:
             super().load_state_dict(state_dict)
@@ -319,11 +334,9 @@ class SGD(Optimizer):
             InvalidTypeError: If a hyperparameter is no number, or a buffer is of another kind than
                 its parameter. All of these are raised before anything is changed.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():  # is_compiling() is true in other threads too
             return _opaque_step(self, closure)
-        if _is_watched(self):
-            return _watched_step(self) if closure is None else _watched_step(self, closure)
-        return self._step(closure)
+        return _take_step(self, closure)
 
     # What torch wraps a step in (7 us: a profiler's record and the hooks) is entered only where
     # somebody looks. This tells torch that the class has taken care of it.
@@ -352,6 +365,10 @@ class SGD(Optimizer):
 
     def _update(self, *, at_look_ahead: bool = False) -> None:
         """Step every parameter from where it stands, and keep what the step made."""
+        if self._averages_are_probes:
+            self._averages_are_probes = False
+            for state in self.state.values():
+                state.pop(AVERAGE, None)
         plan = StepPlan(bool(self.defaults["differentiable"]), [], self._memory)
         made: list[tuple[Part, GroupRules]] = []
         moving: list[tuple[dict[str, Any], GroupRules]] = []
@@ -365,7 +382,7 @@ class SGD(Optimizer):
                 moving.append((group, rules))
         outcome = self._run(plan)
         self.last_grad_norm, self.last_step_skipped, nonfinite = outcome
-        if nonfinite is not None and self.nonfinite == "raise":
+        if nonfinite is not None and self._nonfinite == "raise":
             raise self._nonfinite_gradient(nonfinite)
         if self.last_step_skipped:
             return
@@ -377,8 +394,8 @@ class SGD(Optimizer):
     def _run(self, plan: StepPlan) -> Outcome:
         """Run the plan with the options of this optimizer."""
         options = PLAIN
-        if self.max_grad_norm is not None or self.nonfinite != "propagate":
-            options = Options(1.0, self.max_grad_norm, self.nonfinite != "propagate")
+        if self._max_grad_norm is not None or self._nonfinite != "propagate":
+            options = Options(1.0, self._max_grad_norm, self._nonfinite != "propagate")
         if self.defaults["fused"]:
             if float(getattr(self, "found_inf", None) or 0):
                 return Outcome(skipped=True)
@@ -397,7 +414,7 @@ class SGD(Optimizer):
                     return InvalidValueError.of(
                         f"the gradient of parameter {name}",
                         "finite, as nonfinite='raise' asks",
-                        param.grad,
+                        f"NaN or infinity among {tuple(param.shape)} elements",
                         "nothing was changed; lower lr, set max_grad_norm, or use nonfinite='skip'",
                     )
         raise AssertionError  # a plan is made of the groups' parameters
@@ -406,7 +423,7 @@ class SGD(Optimizer):
         """Answer the step with which checkpoint libraries ask which state there will be.
 
         They set lr to 0 and every gradient to zero (torch.distributed.checkpoint). Buffers of zeros
-        are made, without decay, and a first step that is still to come stays one.
+        are made, without decay, and averages; a first step that is still to come stays one.
         """
         if not all(bool(group["lr"] == 0) for group in self.param_groups):
             return False
@@ -418,15 +435,18 @@ class SGD(Optimizer):
             return False
         for group in self.param_groups:
             rules = self._known_rules.of(group)
-            if rules.rule(first=True).coefficients.buffer == "first":
-                for param in group["params"]:
-                    if param.grad is not None:
-                        dtype = rules.buffer_dtype
-                        self.state[param][BUFFER] = torch.zeros_like(
-                            param, dtype=dtype, requires_grad=False
-                        )
-                        if rules.counts_steps:
-                            self.state[param][STEPS] = 0
+            makes_buffers = rules.rule(first=True).coefficients.buffer == "first"
+            for param in group["params"]:
+                if param.grad is not None and makes_buffers:
+                    dtype = rules.buffer_dtype
+                    self.state[param][BUFFER] = torch.zeros_like(
+                        param, dtype=dtype, requires_grad=False
+                    )
+                    if rules.counts_steps:
+                        self.state[param][STEPS] = 0
+                if param.grad is not None and rules.average_weight is not None:
+                    self.state[param][AVERAGE] = new_average(param)
+                    self._averages_are_probes = True
         return True
 
     # ---- θ and its look-ahead point Θ ----
@@ -531,7 +551,12 @@ class SGD(Optimizer):
                 "averaged() must be called on an optimizer that keeps averages; build it with "
                 "ema_decay, such as 0.999"
             )
-        averages = {p: state[AVERAGE] for p, state in self.state.items() if AVERAGE in state}
+        averages: dict[Tensor, Tensor] = {
+            p: self.state[p][AVERAGE]
+            for group in self.param_groups
+            for p in group["params"]
+            if group["ema_decay"] is not None and AVERAGE in self.state.get(p, ())
+        }
         with self._showing("averaged", averages), torch.no_grad():
             for param, average in averages.items():
                 param.copy_(average)
@@ -568,23 +593,19 @@ def _is_watched(optimizer: SGD) -> bool:
     )
 
 
+def _take_step(optimizer: SGD, closure: Callable[[], _Loss] | None) -> _Loss | None:
+    # torch wraps the step of a subclass, and looks after the hooks there.
+    if type(optimizer).step is not SGD.step or not _is_watched(optimizer):
+        return optimizer._step(closure)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return (
+        _watched_step(optimizer) if closure is None else _watched_step(optimizer, closure=closure)
+    )
+
+
 _watched_step = Optimizer.profile_hook_step(SGD._step)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 # Dynamo breaks the graph here and never recompiles for a moved lr. torch's own optimizers use this
 # one, which, unlike torch.compiler.disable, loads Dynamo at the first call only.
-_opaque_step = torch._disable_dynamo(SGD.step)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-
-
-def _check_buffer_dtype(groups: list[dict[str, Any]]) -> None:
-    """Refuse a last group whose buffers could not hold its gradients; it is taken out again."""
-    dtype = groups[-1]["buffer_dtype"]
-    if dtype is not None and any(p.is_complex() for p in groups[-1]["params"]):
-        groups.pop()
-        raise InvalidValueError.of(
-            "buffer_dtype",
-            "None in a group with complex parameters",
-            dtype,
-            "their buffers are complex",
-        )
+_opaque_step = torch._disable_dynamo(_take_step)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
 def _closure_needed(convention: str) -> InvalidUseError:

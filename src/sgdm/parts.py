@@ -1,18 +1,17 @@
 """From the groups and state of an optimizer to the parts of a plan, and back after the step."""
 
-from collections.abc import Iterable, MutableMapping
-from typing import Any
-
-from torch import Tensor
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from sgdm.engines.native import gather
 from sgdm.engines.plan import Part, StepPlan
 from sgdm.group import GroupRules
-from sgdm.state import AVERAGE, BUFFER, STEPS, new_average
+from sgdm.state import AVERAGE, BUFFER, STEPS, State, new_average
 
-__all__ = ["State", "add_parts", "keep"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-State = MutableMapping[Tensor, dict[str, Any]]
+__all__ = ["add_parts", "keep"]
 
 
 def add_parts(

@@ -3,16 +3,28 @@
 The layout is torch's, so that state dicts go both ways.
 """
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sgdm.errors import InvalidValueError
+from sgdm.errors import InvalidTypeError, InvalidValueError
 from sgdm.frameworks import get_convention
-from sgdm.group import check_group
+from sgdm.group import check_buffer_dtype, check_group
 
-__all__ = ["AVERAGE", "BUFFER", "ITERATE_WEIGHT", "STEPS", "adopt_groups", "new_average"]
+__all__ = [
+    "AVERAGE",
+    "BUFFER",
+    "ITERATE_WEIGHT",
+    "STEPS",
+    "State",
+    "adopt_groups",
+    "new_average",
+    "settle",
+]
+
+State = MutableMapping[Tensor, dict[str, Any]]  # the optimizer's, by parameter
 
 BUFFER = "momentum_buffer"  # torch's key
 AVERAGE = "average"  # the moving average of the parameter
@@ -67,11 +79,34 @@ def adopt_groups(
         _check_convention(own["convention"], saved.get("convention"), has_buffers=has_buffers)
         taken = {**{k: own[k] for k in _OWN_SETTINGS if k in own}, **saved}
         check_group({**own, **taken})
+        check_buffer_dtype({**own, **taken, "params": own["params"]})
         adopted.append(taken)
     return adopted + saved_groups[len(adopted) :], held
 
 
-def _check_shape(key: str, param: Tensor, tensor: Tensor) -> None:
+def settle(state: State, held: dict[Tensor, dict[str, Tensor]]) -> None:
+    """Finish what torch has loaded: dtypes are kept, and what is missing is missing.
+
+    Args:
+        state: The optimizer's, loaded.
+        held: What `adopt_groups` returned.
+    """
+    for param, tensors in held.items():
+        own = state[param]
+        if own.get(STEPS) == 0 and BUFFER in tensors and bool(tensors[BUFFER].any()):
+            own[STEPS] = 1  # torch went on in between, and does not count
+        for key, tensor in tensors.items():
+            if own[key].dtype != tensor.dtype and tensor.is_floating_point():
+                own[key] = tensor.detach().to(device=param.device, copy=True)
+    for own in state.values():
+        for key in _TENSORS:
+            if key in own and own[key] is None:  # as old versions of torch wrote a buffer
+                del own[key]
+
+
+def _check_shape(key: str, param: Tensor, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise InvalidTypeError.of(key, "a tensor", tensor, "load the state of this very model")
     if tensor.shape != param.shape:
         raise InvalidValueError.of(
             key,

@@ -1,12 +1,19 @@
 """What every engine needs of a plan, so that bad input raises before the first write."""
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 
 from sgdm.engines.plan import Rule, StepPlan, TensorUpdate
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
+from sgdm.recurrence import Coefficients
 
 __all__ = ["check_plan"]
+
+_WIDE = (torch.float64, torch.complex128)
+_LARGEST = torch.finfo(torch.float32).max
+_NUMBERS = [field.name for field in fields(Coefficients) if field.name != "buffer"]
 
 
 def check_plan(plan: StepPlan) -> None:
@@ -14,12 +21,14 @@ def check_plan(plan: StepPlan) -> None:
 
     Raises:
         InvalidValueError: If a gradient, buffer or average does not fit its parameter in shape or
-            device.
+            device, or a coefficient is too large for float32.
         InvalidUseError: For sparse gradients that the rule does not take, or if a sparse and a
             dense tensor would have to be added.
         InvalidTypeError: If a buffer is no tensor, or complex and its parameter is not.
     """
     for part in plan.parts:
+        if any(p.dtype not in _WIDE for p in part.params):
+            _check_coefficients(part.rule.coefficients)
         for update in part.updates():
             param, gradient, buffer, average = update
             if gradient.shape != param.shape or gradient.device != param.device:
@@ -31,6 +40,18 @@ def check_plan(plan: StepPlan) -> None:
             for name, state in (("momentum_buffer", buffer), ("average", average)):
                 if state is not None and (state.shape != param.shape or _elsewhere(state, param)):
                     raise _misfit(name, param, state, "load the state of this very model")
+
+
+def _check_coefficients(c: Coefficients) -> None:
+    for name in _NUMBERS:
+        number = getattr(c, name)
+        if not isinstance(number, Tensor) and abs(number) > _LARGEST:
+            raise InvalidValueError.of(
+                f"the coefficient {name}, made of lr and the other hyperparameters,",
+                "a number of float32, as the parameters are",
+                number,
+                "lower lr, or use float64",
+            )
 
 
 def _check_buffer(update: TensorUpdate, rule: Rule) -> None:

@@ -59,7 +59,7 @@ class _EagerStep:
                 finite = math.isfinite(norm) or bool(stored.isfinite().all())
                 if nonfinite is None and not finite:
                     nonfinite = param
-        return GradientNorm(math.sqrt(sum(squares)), nonfinite)
+        return GradientNorm.of_squares(squares, nonfinite)
 
     def step(self, scale: float) -> None:
         """Update every parameter, buffer and average."""

@@ -5,8 +5,6 @@ bfloat16 in any dense layout; what it cannot serve right it refuses before anyth
 `native/step.h` has the formula.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
@@ -18,21 +16,12 @@ from sgdm.engines.plan import GradientNorm, Part, StepPlan
 __all__ = ["Memory", "gather", "prepare"]
 
 
-def _norm_of(partial_sums: list[float], nonfinite: Tensor | None) -> GradientNorm:
-    """Add squares up: exactly, so that neither threads nor grouping change the norm."""
-    try:
-        norm = math.sqrt(math.fsum(partial_sums))
-    except OverflowError:
-        norm = math.inf
-    return GradientNorm(norm, nonfinite)
-
-
 _native.set_up(
     torch.Tensor,
     torch.nn.Parameter,
     increment_version,
     torch.get_num_threads,
-    _norm_of,
+    GradientNorm.of_squares,
     torch._C.__file__,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 )
 gather = _native.gather
@@ -49,7 +38,7 @@ def prepare(plan: StepPlan) -> _native.PreparedStep | str:
             for part in plan.parts
         ]
     except _NotPlainError:
-        return "a gradient is sparse, or of another shape than its parameter"
+        return "a parameter is not on the CPU, or its gradient sparse or of another shape"
     return _native.prepare(plan.parts, fresh, plan.memory)
 
 
@@ -61,10 +50,10 @@ def _new_buffers(part: Part) -> list[Tensor]:
     """Return room for the buffers that the rule makes."""
     fresh: list[Tensor] = []
     for param, gradient in zip(part.params, part.gradients, strict=True):
-        plain = param.layout is gradient.layout is torch.strided
+        plain = param.layout is gradient.layout is torch.strided and param.is_cpu
         if not plain or param.shape != gradient.shape:
             raise _NotPlainError
         strides = strides_of_first_buffer(param, gradient, part.rule)
         dtype = part.rule.buffer_dtype or param.dtype
-        fresh.append(torch.empty_strided(param.shape, strides, dtype=dtype))
+        fresh.append(torch.empty_strided(param.shape, strides, dtype=dtype, device="cpu"))
     return fresh

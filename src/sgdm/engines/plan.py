@@ -1,8 +1,9 @@
 """The plan of a step, as an engine receives it: tensors and coefficients, nothing else."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -96,6 +97,14 @@ class GradientNorm(NamedTuple):
 
     value: float
     nonfinite: Tensor | None
+
+    @classmethod
+    def of_squares(cls, squares: list[float], nonfinite: Tensor | None) -> Self:
+        """Add squares up: exactly, so that neither threads nor grouping change the norm."""
+        try:
+            return cls(math.sqrt(math.fsum(squares)), nonfinite)
+        except OverflowError:
+            return cls(math.inf, nonfinite)
 
 
 class PreparedStep(Protocol):
