@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "dispatch.h"
 #include "updates.h"
 
 namespace nb = nanobind;
@@ -29,21 +30,6 @@ struct Torch {
     const Kernels* kernels = &kernels_baseline;
 };
 Torch& torch = *new Torch;  // never destroyed: Python may be gone by then
-
-std::vector<const Kernels*> runnable_kernels() {
-    std::vector<const Kernels*> list;
-#ifdef SGDM_X86
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                      __builtin_cpu_supports("f16c");
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        list.push_back(&kernels_avx512);
-    if (avx2) list.push_back(&kernels_avx2);
-#endif
-    list.push_back(&kernels_baseline);
-    return list;
-}
 
 // A tensor that the passes cannot serve, and why.
 struct Refusal {
@@ -227,7 +213,7 @@ class PreparedStep {
             buffers("buffers"), averages("averages");
         rules_.push_back(memory.rule(index, rule.of(part)));
         const nb::list params(params_name.of(part));
-        const bool makes = !fresh.is_none();
+        const bool makes = !fresh.is_none(), fits_float = rules_.back().fits_float();
         nb::object held = nb::none();  // a frozen buffer is not touched
         if (rules_.back().buffer != Buffer::none) held = makes ? nb::borrow(fresh) : buffers.of(part);
         const Column columns[] = {
@@ -250,7 +236,7 @@ class PreparedStep {
             PyObject* param = PyList_GET_ITEM(params.ptr(), i);
             const DLTensor p = describe(param, "parameter");
             const Shape shape = shape_of(p);
-            if (p.dtype.bits != 64 && !rules_.back().fits_float())
+            if (p.dtype.bits != 64 && !fits_float)
                 throw Refusal{"a coefficient is too large for float32"};
             if (!is_dense(shape)) refuse("parameter", "a view that leaves gaps in its memory");
             Update update{};

@@ -4,6 +4,7 @@ It is checked when it is given, and read at every step: its hyperparameters beco
 its tensors are stepped by.
 """
 
+from collections.abc import Iterable
 from numbers import Integral, Real
 from operator import is_, itemgetter
 from typing import Any
@@ -73,7 +74,7 @@ def check_group(group: dict[str, Any]) -> None:
     check_weight_decay_mode(group["weight_decay_mode"])
     if group["ema_decay"] is not None:
         check_range("ema_decay", group["ema_decay"])
-    check_buffer_dtype({**group, "params": ()})  # which may be a generator yet
+    check_buffer_dtype(group["buffer_dtype"])  # the parameters may be a generator yet
     check_combination(
         row,
         dampening=as_float(group["dampening"]),
@@ -83,13 +84,12 @@ def check_group(group: dict[str, Any]) -> None:
     )
 
 
-def check_buffer_dtype(group: dict[str, Any]) -> None:
-    """Refuse buffers that could not hold the gradients of a group.
+def check_buffer_dtype(dtype: object, params: Iterable[Tensor] = ()) -> None:
+    """Refuse buffers that could not hold the gradients of a group's parameters.
 
     Raises:
         InvalidValueError: If they are no floating-point ones, or real and a parameter is complex.
     """
-    dtype = group["buffer_dtype"]
     if dtype not in (None, *_STORED_AS):
         raise InvalidValueError.of(
             "buffer_dtype",
@@ -97,7 +97,7 @@ def check_buffer_dtype(group: dict[str, Any]) -> None:
             dtype,
             "None stores a buffer as its parameter is",
         )
-    if dtype is not None and any(p.is_complex() for p in group.get("params", ())):
+    if dtype is not None and any(p.is_complex() for p in params):
         raise InvalidValueError.of(
             "buffer_dtype",
             "None in a group with complex parameters",
@@ -142,7 +142,7 @@ class GroupRules:
         ema_decay = group["ema_decay"]
         if ema_decay is not None:
             check_range("ema_decay", ema_decay)
-        check_buffer_dtype(group)
+        check_buffer_dtype(group["buffer_dtype"], group["params"])
         self._maximize: bool = group["maximize"]
         self._rules: dict[bool, Rule] = {}
         self.average_weight = None if ema_decay is None else 1 - float(ema_decay)

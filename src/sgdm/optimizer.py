@@ -248,7 +248,8 @@ class SGD(Optimizer):
             param_group.setdefault(ITERATE_WEIGHT, None)
         super().add_param_group(param_group)
         try:
-            check_buffer_dtype(self.param_groups[-1])
+            added = self.param_groups[-1]
+            check_buffer_dtype(added["buffer_dtype"], added["params"])
         except InvalidValueError:
             self.param_groups.pop()
             raise

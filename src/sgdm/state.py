@@ -78,8 +78,9 @@ def adopt_groups(
                 held[param] = tensors
         _check_convention(own["convention"], saved.get("convention"), has_buffers=has_buffers)
         taken = {**{k: own[k] for k in _OWN_SETTINGS if k in own}, **saved}
-        check_group({**own, **taken})
-        check_buffer_dtype({**own, **taken, "params": own["params"]})
+        complete = {**own, **taken}
+        check_group(complete)
+        check_buffer_dtype(complete["buffer_dtype"], own["params"])
         adopted.append(taken)
     return adopted + saved_groups[len(adopted) :], held
 

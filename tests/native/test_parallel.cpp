@@ -10,21 +10,12 @@
 #include <thread>
 #include <vector>
 
+#include "check.h"
 #include "updates.h"
 
 namespace {
 
 using namespace sgdm;
-
-std::string doing;
-
-#define CHECK(expression)                                                                   \
-    do {                                                                                    \
-        if (expression) break;                                                              \
-        std::fprintf(stderr, "%s:%d: not so: %s\n  in %s\n", __FILE__, __LINE__, #expression, \
-                     doing.c_str());                                                        \
-        std::exit(1);                                                                       \
-    } while (false)
 
 std::atomic<int> bodies{0};
 

@@ -14,21 +14,14 @@
 #include <thread>
 #include <vector>
 
+#include "check.h"
+#include "dispatch.h"
 #include "updates.h"
 
 namespace {
 
 using namespace sgdm;
 using Places = std::vector<std::int64_t>;
-
-std::string doing;  // what a failure is reported with
-
-[[noreturn]] void fail(const char* file, int line, const char* expression) {
-    std::fprintf(stderr, "%s:%d: not so: %s\n  in %s\n", file, line, expression, doing.c_str());
-    std::exit(1);
-}
-
-#define CHECK(expression) ((expression) ? void() : fail(__FILE__, __LINE__, #expression))
 
 class Random {  // splitmix64
   public:
@@ -50,20 +43,6 @@ class Random {  // splitmix64
   private:
     std::uint64_t state_;
 };
-
-std::vector<const Kernels*> runnable_kernels() {
-    std::vector<const Kernels*> list{&kernels_baseline};
-#ifdef SGDM_X86
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                      __builtin_cpu_supports("f16c");
-    if (avx2) list.push_back(&kernels_avx2);
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        list.push_back(&kernels_avx512);
-#endif
-    return list;
-}
 
 const std::vector<const Kernels*> all_kernels = runnable_kernels();
 

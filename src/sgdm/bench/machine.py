@@ -3,39 +3,16 @@
 import platform
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+from sgdm.bench.results import Machine
 from sgdm.errors import InvalidValueError
 from sgdm.version import __version__
 
-__all__ = ["Machine", "this_machine", "using_threads"]
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What the numbers of a run depend on, beside the case.
-
-    Attributes:
-        date: When the run began, in UTC.
-        sgdm: Version.
-        torch: Version.
-        python: Version.
-        cpu: Model.
-        threads: How many torch uses.
-        capability: The widest instructions that torch uses.
-    """
-
-    date: str
-    sgdm: str
-    torch: str
-    python: str
-    cpu: str
-    threads: int
-    capability: str
+__all__ = ["this_machine", "using_threads"]
 
 
 def this_machine() -> Machine:

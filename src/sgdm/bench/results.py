@@ -10,12 +10,12 @@ from typing import Any
 from sgdm.errors import FileError
 from sgdm.files import write_atomically
 
-__all__ = ["Row", "append_rows", "read_latest"]
+__all__ = ["Machine", "Row", "append_rows", "read_latest"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """What one contestant did in one case. Times are seconds a step; None is "not measured".
+class Machine:
+    """What the numbers of a run depend on, beside the case.
 
     Attributes:
         date: When the run began, in UTC; the same in all its rows.
@@ -25,6 +25,22 @@ class Row:
         cpu: Model.
         threads: How many torch used.
         capability: The widest instructions that torch used.
+    """
+
+    date: str
+    sgdm: str
+    torch: str
+    python: str
+    cpu: str
+    threads: int
+    capability: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row(Machine):
+    """What one contestant did in one case. Times are seconds a step; None is "not measured".
+
+    Attributes:
         case: The network.
         tensors: How many parameters.
         elements: How many numbers they hold.
@@ -44,13 +60,6 @@ class Row:
         extra_memory_bytes: By how much the process grew in a step.
     """
 
-    date: str
-    sgdm: str
-    torch: str
-    python: str
-    cpu: str
-    threads: int
-    capability: str
     case: str
     tensors: int
     elements: int

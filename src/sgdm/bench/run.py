@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sgdm.bench.bandwidth import bare_loop
 from sgdm.bench.cases import Case
-from sgdm.bench.machine import Machine, using_threads
+from sgdm.bench.machine import using_threads
 from sgdm.bench.measure import LEAST_ROUNDS, Timing, take_turns
 from sgdm.bench.memory import extra_peak
-from sgdm.bench.results import Row
+from sgdm.bench.results import Machine, Row
 from sgdm.bench.rivals import COMPILED, DEFAULT, SGDM, Contestant, build, names_of
 from sgdm.errors import InvalidValueError, WrongResultError
 

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sgdm.bench.cases import Case
-    from sgdm.bench.machine import Machine
-    from sgdm.bench.results import Row
+    from sgdm.bench.results import Machine, Row
     from sgdm.bench.run import Effort, Measured
 
 __all__ = ["bench"]

@@ -31,14 +31,14 @@ def check_plan(plan: StepPlan) -> None:
             _check_coefficients(part.rule.coefficients)
         for update in part.updates():
             param, gradient, buffer, average = update
-            if gradient.shape != param.shape or gradient.device != param.device:
+            if not _fits(gradient, param):
                 raise _misfit("gradient", param, gradient, "compute it for this parameter")
             if part.rule.no_sparse and gradient.layout is not torch.strided:
                 raise InvalidUseError(part.rule.no_sparse)
             if part.rule.coefficients.buffer == "running":
                 _check_buffer(update, part.rule)
             for name, state in (("momentum_buffer", buffer), ("average", average)):
-                if state is not None and (state.shape != param.shape or _elsewhere(state, param)):
+                if state is not None and not _fits(state, param):
                     raise _misfit(name, param, state, "load the state of this very model")
 
 
@@ -77,8 +77,8 @@ def _check_buffer(update: TensorUpdate, rule: Rule) -> None:
         )
 
 
-def _elsewhere(state: Tensor, param: Tensor) -> bool:
-    return state.device != param.device
+def _fits(x: Tensor, param: Tensor) -> bool:
+    return x.shape == param.shape and x.device == param.device
 
 
 def _misfit(name: str, param: Tensor, received: Tensor, remedy: str) -> InvalidValueError:

@@ -53,8 +53,7 @@ def prepare(plan: StepPlan, engine: str) -> PreparedStep:
         InvalidTypeError: If a buffer is of another kind than its parameter.
         InvalidUseError: If the engine asked for cannot run this plan.
     """
-    if engine not in _ENGINES:
-        check_engine(engine)
+    check_engine(engine)
     reason = ""
     for candidate in _ENGINES[engine]:
         prepared = candidate.prepare(plan)

@@ -32,28 +32,29 @@ def prepare(plan: StepPlan) -> _native.PreparedStep | str:
     """Return the plan ready to be run, or the reason why this engine cannot run it."""
     if plan.differentiable:
         return "autograd does not record what it writes (differentiable=True)"
-    try:
-        fresh = [
-            _new_buffers(part) if part.rule.coefficients.buffer == "first" else None
-            for part in plan.parts
-        ]
-    except _NotPlainError:
-        return "a parameter is not on the CPU, or its gradient sparse or of another shape"
+    fresh: list[list[Tensor] | None] = []
+    for part in plan.parts:
+        makes_buffers = part.rule.coefficients.buffer == "first"
+        if makes_buffers and not all(map(_is_plain, part.params, part.gradients)):
+            return "a parameter is not on the CPU, or its gradient sparse or of another shape"
+        fresh.append(_new_buffers(part) if makes_buffers else None)
     return _native.prepare(plan.parts, fresh, plan.memory)
 
 
-class _NotPlainError(Exception):
-    """It cannot be told how a new buffer would lie in memory."""
+def _is_plain(param: Tensor, gradient: Tensor) -> bool:
+    """Whether it can be told how a new buffer will lie; the rest is looked at in C++."""
+    dense = param.layout is gradient.layout is torch.strided
+    return dense and param.is_cpu and param.shape == gradient.shape
 
 
 def _new_buffers(part: Part) -> list[Tensor]:
     """Return room for the buffers that the rule makes."""
-    fresh: list[Tensor] = []
-    for param, gradient in zip(part.params, part.gradients, strict=True):
-        plain = param.layout is gradient.layout is torch.strided and param.is_cpu
-        if not plain or param.shape != gradient.shape:
-            raise _NotPlainError
-        strides = strides_of_first_buffer(param, gradient, part.rule)
-        dtype = part.rule.buffer_dtype or param.dtype
-        fresh.append(torch.empty_strided(param.shape, strides, dtype=dtype, device="cpu"))
-    return fresh
+    return [
+        torch.empty_strided(
+            param.shape,
+            strides_of_first_buffer(param, gradient, part.rule),
+            dtype=part.rule.buffer_dtype or param.dtype,
+            device="cpu",
+        )
+        for param, gradient in zip(part.params, part.gradients, strict=True)
+    ]
