@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test train bench wheel lint format clean
+.PHONY: test train bench peers wheel lint format clean
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto
@@ -19,6 +19,10 @@ train: $(VENV)/installed
 # Every case beside torch's own ways to step; minutes, on a machine that does nothing else.
 bench: $(VENV)/installed
 	$(BIN)/sgdm bench --csv benchmarks/steps.csv --figure docs/images/bench.png
+
+# Builds an environment for every framework and records what its optimizers do: an hour, gigabytes.
+peers: $(VENV)/installed
+	$(BIN)/python tools/record_trajectories.py
 
 # The engine's tests on an installed wheel, with no compiler to be found.
 wheel: $(VENV)/installed
