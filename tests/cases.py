@@ -1,19 +1,20 @@
-"""The case table: every rule that runs, beside its literal twin."""
+"""The case tables: the seed's rules beside their literal twins, and every rule there is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import reference
 from reference import Literal
-from sgdm import Convention, Hyperparameters, get_convention
+from sgdm import Convention, Hyperparameters, get_convention, list_conventions
 
 
 class Case(NamedTuple):
     """A convention with the options that select one published equation."""
 
     convention: str
-    literal: Literal
+    literal: Literal | None
     options: Mapping[str, Any] = MappingProxyType({})
 
     @property
@@ -28,6 +29,11 @@ class Case(NamedTuple):
         """What step t is run with; rules of the next momentum are fed one ahead."""
         ahead = self.row.momentum == "next"
         return Hyperparameters(lr=eps(t), momentum=mu(t + ahead), **self.options, **more)
+
+    @property
+    def twin(self) -> Literal:
+        assert self.literal is not None
+        return self.literal
 
     def __str__(self) -> str:
         return "-".join([self.convention, *self.options])
@@ -58,3 +64,47 @@ CASES = (
     BENGIO,
     BENGIO_LR_OUTSIDE,
 )
+
+# What a row says of itself and checks, and not what its steps are.
+_BESIDE = {
+    "name",
+    "title",
+    "aliases",
+    "equations",
+    "versions",
+    "source",
+    "quirks",
+    "proof",
+    "nesterov",
+    "nesterov_check",
+    "sparse",
+}
+
+
+def variants(row: Convention) -> Iterator[Case]:
+    """The row as it is, and with what it can be asked for."""
+    options = {"nu": 0.7} if row.look_ahead == "nu" else {}
+    yield Case(row.name, None, options)
+    if row.nesterov == "optional":
+        yield Case(row.name, None, {**options, "nesterov": True})
+    if row.gain == "1-dampening":
+        yield Case(row.name, None, {**options, "dampening": 0.3})
+
+
+def place(case: Case) -> tuple[Any, ...]:
+    """Where a case stands on the axes; cases in one place step by the same code."""
+    row, asked = case.row, case.options
+    stands = tuple(getattr(row, f.name) for f in fields(row) if f.name not in _BESIDE)
+    looks_ahead = row.nesterov == "always" or bool(asked.get("nesterov"))
+    return (*stands, looks_ahead, bool(asked.get("dampening")))
+
+
+# One case for every place on the axes where the table stands; the seed's first.
+EVERY_RULE = tuple(
+    {
+        place(case): case
+        for case in reversed(
+            [*CASES, *(case for row in list_conventions() if row.runs for case in variants(row))]
+        )
+    }.values()
+)[::-1]

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import sgdm
-from cases import CASES, Case
+from cases import EVERY_RULE, Case, place, variants
 from sgdm.engines.plan import Part, Rule, StepPlan
 from sgdm.functional import run
 from sgdm.recurrence import needs_closure
 
 ENGINES = ("eager", "native")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-EVERY = pytest.mark.parametrize("case", CASES, ids=str)
+EVERY = pytest.mark.parametrize("case", EVERY_RULE, ids=str)
 ON_EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
@@ -39,7 +39,10 @@ def descend(optimizer, p, steps, curvature: Any = 1.0, shift=0.0) -> None:
 
 
 def test_the_battery_covers_every_convention():
-    assert {case.convention for case in CASES} == {row.name for row in sgdm.list_conventions()}
+    covered = {place(case) for case in EVERY_RULE}
+    rows = [row for row in sgdm.list_conventions() if row.runs]
+    assert len(rows) > 60
+    assert all(place(case) in covered for row in rows for case in variants(row))
 
 
 @EVERY
@@ -290,7 +293,8 @@ def test_momentum_zero_and_back(case):
     now = optimizer.state[p]["momentum_buffer"].item()
     h = case.hyperparameters(0, lambda _: 0.05, lambda _: 0)
     c = sgdm.coefficients(case.row, h, first=False)
-    assert now == (held if case.row.momentum_zero == "freeze" else c.gain)
+    written = c.gain + (0.9 * held if case.row.momentum == "previous" else 0)
+    assert now == (held if case.row.momentum_zero == "freeze" else written)
 
 
 @EVERY

@@ -38,7 +38,7 @@ def test_conventions_torch_in_full():
     result = invoke("conventions", "torch")
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[:15] == [
-        "torch: equation (1), as torch.optim.SGD",
+        "torch (also pytorch): equation (1), as torch.optim.SGD",
         "",
         "As published:",
         "    v = μ·v + (1-τ)·d",
@@ -75,6 +75,8 @@ def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys):
     assert stop.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("sgdm: convention must be one of torch,")
-    assert captured.err.endswith("got 'cafe'; did you mean 'caffe'?\n")
+    assert captured.err.startswith("sgdm: convention must be the name of a convention, got")
+    assert captured.err.endswith(
+        "got 'cafe'; did you mean 'caffe' or 'caffe2'? `sgdm conventions` lists them\n"
+    )
     assert captured.err.count("\n") == 1

@@ -76,7 +76,10 @@ def test_a_schedule_is_taken_as_given_in_a_comparison(sgdm_train):
 
 
 MISTAKES = [
-    (["--convention", "cafe"], "convention must be one of torch, .* did you mean 'caffe'"),
+    (
+        ["--convention", "cafe"],
+        "convention must be the name of a convention, .* did you mean 'caffe'",
+    ),
     (
         ["--data", "none.npz"],
         "data must be 'digits' or the path of a .npz file, got '/.*/none.npz'; there is no",

@@ -25,13 +25,15 @@ def test_the_examples_in_docstrings(name, monkeypatch):
     from sgdm import frameworks
 
     monkeypatch.setattr(frameworks, "_BY_NAME", dict(frameworks._BY_NAME))
+    monkeypatch.setattr(frameworks, "_ALIASES", dict(frameworks._ALIASES))
     result = doctest.testmod(import_module(name))
     assert result.failed == 0
 
 
 @pytest.mark.parametrize("name", [n for n in sgdm.__all__ if callable(getattr(sgdm, n))])
 def test_every_public_name_has_an_example(name):
-    documented = (sgdm.Hyperparameters, sgdm.Coefficients)  # records; `coefficients` shows both
+    # Records; `coefficients`, `compare_conventions` and `port_hyperparameters` show them.
+    documented = (sgdm.Hyperparameters, sgdm.Coefficients, sgdm.Comparison, sgdm.Ported)
     value = getattr(sgdm, name)
     assert value.__doc__
     assert "Example:" in value.__doc__ or value in documented
@@ -59,12 +61,41 @@ def test_the_examples_in_pages_print_what_they_say(code, output):
     assert done.stdout == output
 
 
-def test_the_readme_shows_the_real_table():
+COMMANDS = [
+    (page, command, shown)
+    for page in PAGES
+    for command, shown in re.findall(
+        r"```console\n\$ sgdm ((?:conventions|compare)\b.*)\n((?:.+\n|\n(?!```))*)```",
+        page.read_text("utf-8"),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "command", "shown"), COMMANDS, ids=[f"{page.name}: {c}" for page, c, _ in COMMANDS]
+)
+def test_a_command_prints_what_a_page_shows(page, command, shown):
+    done = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+    assert done.exit_code == 0
+    assert [line.rstrip() for line in done.stdout.splitlines()] == shown.splitlines()
+
+
+def test_the_readme_counts_the_conventions():
+    rows = sgdm.list_conventions()
+    recorded = sum(row.proof == "recorded" for row in rows)
     readme = (ROOT / "README.md").read_text("utf-8")
-    shown = re.search(r"\$ sgdm conventions\n(.*?)```", readme, re.DOTALL)
-    assert shown
-    real = CliRunner().invoke(app, ["conventions"]).stdout
-    assert [line.rstrip() for line in real.splitlines()] == shown[1].splitlines()
+    assert f"\n{len(rows)} rules by the names" in readme
+    assert f" {recorded} are tested against trajectories" in readme
+    assert f" run, {sum(row.runs for row in rows)} in all," in readme
+
+
+@pytest.mark.parametrize("page", ["conventions", "pairs"])
+def test_the_pages_of_conventions_are_computed(page):
+    program = f"import convention_pages as pages; print(pages.{page}(), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT / "tools", capture_output=True, check=True
+    )
+    assert done.stdout.decode("utf-8") == (ROOT / "docs" / f"{page}.md").read_text("utf-8")
 
 
 def test_the_readme_shows_the_comparison_as_it_is_printed(tmp_path):
@@ -114,7 +145,7 @@ def test_the_seed_pages_map_every_equation_to_its_row(page, equation, convention
     text = (ROOT / "docs" / page).read_text("utf-8")
     rows = [line for line in text.splitlines() if line.startswith(f"| {equation} |")]
     assert len(rows) == 1, rows
-    assert f'[`name="{convention}"`](../src/sgdm/frameworks.py#L' in rows[0]
+    assert f'[`name="{convention}"`](../src/sgdm/frameworks/seed.py#L' in rows[0]
     assert "](../tests/" in rows[0]
 
 

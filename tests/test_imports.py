@@ -8,6 +8,7 @@ import pytest
 import sgdm
 
 PURE = ("sgdm.convention", "sgdm.frameworks", "sgdm.hyperparameters", "sgdm.recurrence")
+EXACT = ("sgdm.identity", "sgdm.porting", "sgdm.stability", "sgdm.system")
 HEAVY = ("torch", "numpy", "sympy", "typer", "rich")
 
 
@@ -24,7 +25,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded_by("import sgdm") == set()
 
 
-@pytest.mark.parametrize("module", [*PURE, "sgdm.errors", "sgdm.schedule"])
+@pytest.mark.parametrize("module", [*PURE, *EXACT, "sgdm.errors", "sgdm.schedule"])
 def test_the_mathematics_needs_the_standard_library_alone(module):
     assert loaded_by(f"import {module}") == set()
 
@@ -42,7 +43,9 @@ def test_the_check_can_fail():
     assert "torch" in loaded_by("import sgdm; sgdm.SGD")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["conventions"], ["conventions", "nag"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["conventions"], ["conventions", "nag"], ["compare", "nag", "mlx"]]
+)
 def test_the_command_line_answers_without_torch(arguments):
     program = (
         f"import sys; sys.argv = ['sgdm', *{arguments!r}]\n"

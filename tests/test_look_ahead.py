@@ -28,7 +28,7 @@ def test_at_iterate_shows_theta_and_puts_the_parameters_back(case, steps, seed):
     assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
     for i, start in enumerate(problem.starts):
         _, iterates, _ = run(
-            case.literal, start, problem.gradient, problem.eps, problem.mu, present[:, i]
+            case.twin, start, problem.gradient, problem.eps, problem.mu, present[:, i]
         )
         assert np.abs(shown[i].numpy() - iterates[-1]).max() < 1e-12
 
@@ -203,7 +203,7 @@ def test_sutskever_is_bengio_fed_one_step_ahead(other, seed):
     problem = Problem(seed)
     everywhere = np.ones_like(problem.present)
     ends = []
-    for case in (SUTSKEVER_NESTEROV, Case(other, SUTSKEVER_NESTEROV.literal)):
+    for case in (SUTSKEVER_NESTEROV, Case(other, SUTSKEVER_NESTEROV.twin)):
         params = problem.params()
         optimizer = make(case, params)
         drive(optimizer, params, problem.gradient, problem.eps, problem.mu, everywhere)

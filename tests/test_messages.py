@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sgdm
+from sgdm.convention import _CONTRADICTIONS
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError, SgdmError
 
 
@@ -77,26 +78,68 @@ CONSTRUCTION = [
     (
         {"weight_decay_mode": "decoupled"},
         InvalidValueError,
-        "weight_decay_mode must be None or one of 'coupled', 'lr', 'lr/lr0', 'absolute', got "
-        "'decoupled'; None takes the convention's own way",
+        "weight_decay_mode must be None or one of 'coupled', 'lr', 'lr/lr0', 'lr^2/lr0', "
+        "'absolute', got 'decoupled'; None takes the convention's own way",
     ),
     (
-        {"weight_decay_mode": "lr/lr0", "lr": 0},
+        {"weight_decay_mode": "lr/lr0", "lr": 0, "weight_decay": 0.1},
         InvalidValueError,
         "lr must be > 0 at construction with weight_decay_mode='lr/lr0', which divides by it, got "
         "0.0; give the peak lr here and let a scheduler warm up from 0",
     ),
     (
-        {"convention": "keras3"},
+        {"convention": "adam"},
         InvalidValueError,
-        "convention must be one of torch, negated, caffe, sutskever, nag, bengio, "
-        "bengio-lr-outside, got 'keras3'; `sgdm conventions` lists them",
+        "convention must be the name of a convention, got 'adam'; `sgdm conventions` lists them",
+    ),
+    (
+        {"convention": "sgdw"},
+        InvalidValueError,
+        "convention must be the name of a convention, got 'sgdw'; four scalings of the decay have "
+        "that name: 'timm' keeps 1 - ε·λ, 'timm-corrected' 1 - (ε²/ε_0)·λ, 'composer' "
+        "1 - (ε/ε_0)·λ, and weight_decay_mode='absolute' 1 - λ",
+    ),
+    (
+        {"convention": "detectron"},
+        InvalidUseError,
+        "convention 'detectron' is not run by SGD: it corrects the momentum where ε moves by more "
+        "than a tenth only; take 'caffe' with correct_momentum=True, which also corrects a slow "
+        "warm-up",
+    ),
+    (
+        {"correct_momentum": True},
+        InvalidValueError,
+        "correct_momentum must be False for convention 'torch', got True; its buffer holds no ε, "
+        "so multiplying it by ε/ε_{t-1}, as some ports of Detectron to PyTorch do, would be wrong; "
+        "what the correction is for is so already",
+    ),
+    (
+        {"correct_momentum": True, "convention": "fairseq"},
+        InvalidValueError,
+        "correct_momentum must be False for convention 'fairseq', got True; it corrects its "
+        "momentum by itself",
+    ),
+    (
+        {"nu": 0.7},
+        InvalidValueError,
+        "nu must be None for convention 'torch', which has no ν, got 0.7; take convention='qhm'",
+    ),
+    (
+        {"convention": "qhm"},
+        InvalidValueError,
+        "nu must be a number for convention 'qhm', got None; pass the buffer's share of the move, "
+        "such as nu=0.7",
+    ),
+    (
+        {"convention": "qhm", "nu": math.nan},
+        InvalidValueError,
+        "nu must be a finite number, got nan; pass the buffer's share of the move, such as nu=0.7",
     ),
     (
         {"convention": "Bengo"},
         InvalidValueError,
-        "convention must be one of torch, negated, caffe, sutskever, nag, bengio, "
-        "bengio-lr-outside, got 'Bengo'; did you mean 'bengio'?",
+        "convention must be the name of a convention, got 'Bengo'; did you mean 'bengio'? `sgdm "
+        "conventions` lists them",
     ),
     (
         {"engine": "cuda"},
@@ -224,17 +267,140 @@ CONTRADICTIONS = [
         "momentum='next' contradicts momentum_zero='freeze'",
     ),
     ({"stores": "iterate"}, "stores='iterate' contradicts nesterov='never'"),
+    (
+        {"momentum": "next", "nesterov": "always", "gain": "1-momentum"},
+        "momentum='next' contradicts gain='1-momentum'",
+    ),
+    (
+        {"momentum": "next", "nesterov": "always", "look_ahead": "two steps"},
+        "momentum='next' contradicts look_ahead='two steps'",
+    ),
+    (
+        {"momentum": "previous", "nesterov": "optional"},
+        "momentum='previous' contradicts nesterov='optional'",
+    ),
+    (
+        {"momentum": "previous", "momentum_zero": "freeze"},
+        "momentum='previous' contradicts momentum_zero='freeze'",
+    ),
+    (
+        {"stores": "iterate", "nesterov": "always", "look_ahead": "two steps"},
+        "stores='iterate' contradicts look_ahead='two steps'",
+    ),
+    ({"look_ahead": "two steps"}, "look_ahead='two steps' contradicts nesterov='never'"),
+    (
+        {"look_ahead": "nu", "nesterov": "always"},
+        "look_ahead='nu' contradicts lr='inside'",
+    ),
+    ({"nesterov_check": True}, "nesterov_check=True contradicts nesterov='never'"),
+    ({"gain_at": "move"}, "gain_at='move' contradicts gain='one'"),
+    (
+        {"gain_at": "move", "gain": "1-momentum", "nesterov": "optional"},
+        "gain_at='move' contradicts nesterov='optional'",
+    ),
+    ({"weight_decay": "buffer"}, "weight_decay='buffer' contradicts nesterov='never'"),
+    (
+        {"weight_decay": "late", "nesterov": "always", "stores": "iterate"},
+        "weight_decay='late' contradicts stores='iterate'",
+    ),
+    (
+        {"weight_decay": "late", "nesterov": "always", "look_ahead": "two steps"},
+        "weight_decay='late' contradicts look_ahead='two steps'",
+    ),
+    (
+        {"weight_decay": "late", "nesterov": "always", "momentum": "next"},
+        "weight_decay='late' contradicts momentum='next'",
+    ),
+    (
+        {"weight_decay": "buffer", "nesterov": "always", "gain": "1-momentum"},
+        "weight_decay='buffer' contradicts gain='1-momentum'",
+    ),
+    ({"lr_zero": "forget", "first": "copy"}, "lr_zero='forget' contradicts first='copy'"),
+    (
+        {"weight_decay": "late", "nesterov": "always", "lr": "outside"},
+        "weight_decay='late' contradicts lr='outside'",
+    ),
+    (
+        {"weight_decay": "late", "nesterov": "always", "gain": "1-dampening"},
+        "weight_decay='late' contradicts gain='1-dampening'",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("axes", "message"), CONTRADICTIONS)
 def test_contradicting_axes_are_named(axes, message):
+    given: dict[str, Any] = {"name": "mine", "title": "", "lr": "inside", "sign": "step"}
     with pytest.raises(InvalidValueError, match=f"convention 'mine': {message}: .*; change one"):
-        sgdm.Convention(name="mine", title="", lr="inside", sign="step", **axes)
+        sgdm.Convention(**given | axes)
+
+
+def test_what_would_divide_by_zero_is_refused_before_anything_is_written():
+    p = param()
+    optimizer = sgdm.SGD([p], lr=2.0, momentum=0.5, weight_decay=1.0, convention="mxnet-nag")
+    p.grad = torch.ones(2)
+    with pytest.raises(InvalidValueError) as caught:
+        optimizer.step()
+    assert str(caught.value) == (
+        "weight_decay must be such that ε·λ·μ is not 1 with convention 'mxnet-nag-1.6', got 1.0; "
+        "make lr, weight_decay or momentum smaller"
+    )
+    assert torch.equal(p, torch.ones(2))
+    assert not optimizer.state
+    optimizer = sgdm.SGD([p], lr=0.0, weight_decay=0.0, weight_decay_mode="lr/lr0")
+    optimizer.param_groups[0].update(lr=0.1, weight_decay=0.1)
+    with pytest.raises(InvalidValueError, match="lr must be > 0 at construction with weight_deca"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("convention", "key", "value", "message"),
+    [
+        ("qhm", "nu", math.nan, "nu must be a finite number, got nan"),
+        ("qhm", "nu", None, "nu must be a number for convention 'qhm', got None"),
+        ("darknet", "last_momentum", math.nan, "last_momentum must be a finite number >= 0"),
+    ],
+)
+def test_what_is_written_into_a_group_is_checked_at_the_step(convention, key, value, message):
+    p = param()
+    nu = 0.7 if key == "nu" else None
+    optimizer = sgdm.SGD([p], momentum=0.9, convention=convention, nu=nu)
+    optimizer.param_groups[0][key] = value
+    p.grad = torch.ones(2)
+    with pytest.raises(InvalidValueError, match=message):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(2))
+    if key == "last_momentum":
+        other = sgdm.SGD([param()], momentum=0.9, convention=convention)
+        with pytest.raises(InvalidValueError, match=message):
+            other.load_state_dict(optimizer.state_dict())
+
+
+def test_a_look_ahead_that_autograd_does_not_see_is_refused():
+    optimizer = sgdm.SGD(
+        [param()], convention="sutskever", momentum=0.9, nesterov=True, differentiable=True
+    )
+    with pytest.raises(InvalidUseError) as caught:
+        optimizer.step(lambda: torch.tensor(0.0))
+    assert str(caught.value) == (
+        "differentiable must be False with convention 'sutskever' and nesterov=True, whose way to "
+        "θ + μ·v is not recorded, got True; use convention='bengio', which stores that point"
+    )
+
+
+def test_a_convention_is_a_name():
+    with pytest.raises(InvalidTypeError, match=r"convention must be a name, got 5; `sgdm conven"):
+        sgdm.SGD([param()], convention=5)  # pyright: ignore[reportArgumentType]
+
+
+def test_every_contradiction_is_tested():
+    assert len(CONTRADICTIONS) == len(_CONTRADICTIONS)
 
 
 def test_an_unknown_axis_value_is_named():
-    with pytest.raises(InvalidValueError, match="lr must be 'outside' or 'inside', got 'middle'"):
+    with pytest.raises(
+        InvalidValueError, match="lr must be 'outside' or 'inside' or 'corrected', got 'middle'"
+    ):
         sgdm.Convention(name="x", title="", lr="middle", sign="step")  # pyright: ignore[reportArgumentType]
 
 
@@ -248,14 +414,16 @@ def test_a_name_is_given_once(monkeypatch):
     from sgdm import frameworks
 
     monkeypatch.setattr(frameworks, "_BY_NAME", dict(frameworks._BY_NAME))
+    monkeypatch.setattr(frameworks, "_ALIASES", dict(frameworks._ALIASES))
     row = sgdm.Convention(name="mine", title="", lr="inside", sign="step")
     sgdm.register_convention(row)
     sgdm.register_convention(row)
     optimizer = sgdm.SGD([param()], convention="mine")
     assert optimizer.param_groups[0]["convention"] == "mine"
-    other = sgdm.Convention(name="torch", title="", lr="inside", sign="step")
-    with pytest.raises(InvalidValueError, match="name must be one that no other convention has"):
-        sgdm.register_convention(other)
+    for name, aliases in (("torch", ()), ("keras", ()), ("sgdw", ()), ("other", ("mlx",))):
+        other = sgdm.Convention(name=name, aliases=aliases, title="", lr="inside", sign="step")
+        with pytest.raises(InvalidValueError, match="name must be one that no other convention"):
+            sgdm.register_convention(other)
 
 
 @pytest.mark.parametrize("engine", ["auto", "native", "eager"])

@@ -35,7 +35,7 @@ def test_the_optimizer_is_the_literal_equation(case, decay, seed):
 
     for i, start in enumerate(problem.starts):
         expected, _, _ = run(
-            shrinking(case.literal, kept),
+            shrinking(case.twin, kept),
             start,
             gradient,
             problem.eps,

@@ -65,7 +65,7 @@ def test_recurrence_is_the_literal_equation(case, missing, seed):
     gradient = drawn_gradient(rng, (5,))
     present = rng.random(STEPS) >= missing
     theta_0 = rng.standard_normal(5)
-    expected, expected_iterates, _ = run(case.literal, theta_0, gradient, eps, mu, present)
+    expected, expected_iterates, _ = run(case.twin, theta_0, gradient, eps, mu, present)
     stored, iterates = run_recurrence(case, theta_0, gradient, eps, mu, present)
     assert relative_distance(stored, expected) < 1e-12
     assert relative_distance(iterates, expected_iterates) < 1e-12
@@ -78,7 +78,7 @@ def test_coupled_decay_is_the_gradient_of_the_penalty(case, seed):
     gradient = drawn_gradient(rng, (5,))
     decay = 0.05
     expected, _, _ = run(
-        case.literal,
+        case.twin,
         np.ones(5),
         lambda x, t: gradient(x, t) + decay * x,
         eps,
@@ -115,7 +115,7 @@ def test_the_published_lines_of_a_row_are_its_rule(case, seed):
         "v": 0.0,
         "τ": case.options.get("dampening", 0.0),
     }
-    expected, _, _ = run(case.literal, theta_0, gradient, eps, mu, [True] * STEPS)
+    expected, _, _ = run(case.twin, theta_0, gradient, eps, mu, [True] * STEPS)
     stored = "y" if case.convention == "nag" else ("Θ" if "Θ" in program else "θ")
     for t in range(STEPS):
         names |= {"ε": eps(t), "μ": mu(t), "μ_t": mu(t), "mu_next": mu(t + 1)}
@@ -195,7 +195,7 @@ def test_the_look_ahead_of_any_rule_that_stores_the_iterate(seed):
     gradient = drawn_gradient(rng, (4,))
     mu = drawn_schedules(rng)[1]
     eps = lambda t: 0.05  # noqa: E731 - the conventions agree while lr is constant
-    expected, _, _ = run(SUTSKEVER_NESTEROV.literal, np.ones(4), gradient, eps, mu, [True] * STEPS)
+    expected, _, _ = run(SUTSKEVER_NESTEROV.twin, np.ones(4), gradient, eps, mu, [True] * STEPS)
     for lr in ("inside", "outside"):
         for sign in ("gradient", "step"):
             row = Convention(

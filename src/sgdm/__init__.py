@@ -10,35 +10,46 @@ from typing import TYPE_CHECKING
 from sgdm.version import __version__
 
 if TYPE_CHECKING:
-    from sgdm import errors, schedule
+    from sgdm import errors, schedule, stability
+    from sgdm.compare import Comparison, compare_conventions
     from sgdm.convention import Convention
     from sgdm.frameworks import get_convention, list_conventions, register_convention
     from sgdm.hyperparameters import Hyperparameters
     from sgdm.optimizer import SGD
+    from sgdm.porting import Ported, port_hyperparameters
     from sgdm.recurrence import Coefficients, coefficients
 
 __all__ = [
     "SGD",
     "Coefficients",
+    "Comparison",
     "Convention",
     "Hyperparameters",
+    "Ported",
     "__version__",
     "coefficients",
+    "compare_conventions",
     "errors",
     "get_convention",
     "list_conventions",
+    "port_hyperparameters",
     "register_convention",
     "schedule",
+    "stability",
 ]
 
 _HOMES = {
     "SGD": "sgdm.optimizer",
     "Coefficients": "sgdm.recurrence",
+    "Comparison": "sgdm.compare",
     "Convention": "sgdm.convention",
     "Hyperparameters": "sgdm.hyperparameters",
+    "Ported": "sgdm.porting",
     "coefficients": "sgdm.recurrence",
+    "compare_conventions": "sgdm.compare",
     "get_convention": "sgdm.frameworks",
     "list_conventions": "sgdm.frameworks",
+    "port_hyperparameters": "sgdm.porting",
     "register_convention": "sgdm.frameworks",
 }
 
@@ -47,7 +58,7 @@ def __getattr__(name: str) -> object:
     """Load a public name on first use."""
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
-    elif name in ("errors", "schedule"):
+    elif name in ("errors", "schedule", "stability"):
         value = import_module(f"sgdm.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

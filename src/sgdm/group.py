@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sgdm.convention import Convention, with_momentum_correction
 from sgdm.engines.plan import Rule
 from sgdm.errors import InvalidValueError
 from sgdm.frameworks import get_convention
@@ -19,6 +20,8 @@ from sgdm.hyperparameters import (
     Hyperparameters,
     check_combination,
     check_finite,
+    check_lr0,
+    check_nu,
     check_range,
     check_weight_decay_mode,
 )
@@ -27,11 +30,25 @@ from sgdm.recurrence import (
     first_step_differs,
     iterate_weight,
     look_ahead_weight,
+    makes_buffer,
     needs_closure,
     stores_look_ahead,
 )
 
-__all__ = ["GroupRules", "KnownRules", "as_float", "check_buffer_dtype", "check_group"]
+__all__ = [
+    "ITERATE_WEIGHT",
+    "LAST_MOMENTUM",
+    "GroupRules",
+    "KnownRules",
+    "as_float",
+    "check_buffer_dtype",
+    "check_group",
+    "convention_of",
+]
+
+# What a group keeps of its last step.
+ITERATE_WEIGHT = "iterate_weight"  # θ = Θ - iterate_weight * buffer
+LAST_MOMENTUM = "last_momentum"  # only where the rule decays by the previous one
 
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
 _STORED_AS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -44,6 +61,8 @@ _GIVEN = itemgetter(
     "dampening",
     "weight_decay",
     "nesterov",
+    "nu",
+    "correct_momentum",
     "weight_decay_mode",
     "maximize",
     "ema_decay",
@@ -52,9 +71,19 @@ _GIVEN = itemgetter(
 )
 
 
-def check_group(group: dict[str, Any]) -> None:
-    """Check a complete group when it is given, before anything is kept of it."""
+def convention_of(group: dict[str, Any]) -> Convention:
+    """Return the rule of a group.
+
+    Raises:
+        InvalidValueError: If there is none of that name, or its momentum is not to be corrected.
+    """
     row = get_convention(group["convention"])
+    return with_momentum_correction(row) if group["correct_momentum"] else row
+
+
+def check_group(group: dict[str, Any]) -> Convention:
+    """Check a complete group when it is given, before anything is kept of it."""
+    row = convention_of(group)
     for name in _NUMBERS:
         value = group[name]
         if isinstance(value, Tensor):
@@ -72,16 +101,20 @@ def check_group(group: dict[str, Any]) -> None:
     if lr0 is not None:
         check_range("lr", lr0)
     check_weight_decay_mode(group["weight_decay_mode"])
-    if group["ema_decay"] is not None:
-        check_range("ema_decay", group["ema_decay"])
+    for name in ("nu", "ema_decay", LAST_MOMENTUM):
+        if group.get(name) is not None:
+            check_range(name, group[name])
     check_buffer_dtype(group["buffer_dtype"])  # the parameters may be a generator yet
     check_combination(
         row,
         dampening=as_float(group["dampening"]),
         nesterov=group["nesterov"],
-        lr0=as_float(group["lr"]) if lr0 is None else lr0,
-        mode=group["weight_decay_mode"] or row.weight_decay,
+        nu=group["nu"],
     )
+    if as_float(group["weight_decay"]) != 0:
+        mode = group["weight_decay_mode"] or row.weight_decay
+        check_lr0(mode, as_float(group["lr"]) if lr0 is None else lr0)
+    return row
 
 
 def check_buffer_dtype(dtype: object, params: Iterable[Tensor] = ()) -> None:
@@ -120,6 +153,8 @@ class GroupRules:
         counts_steps: Whether a first step is more than one from a buffer of zeros, so that "not
             yet done" is state.
         iterate_weight: w such that θ = p - w * b after the step; None where p is θ itself.
+        makes_buffers: Whether first steps make buffers, were ε not 0.
+        remembers: What the group keeps of a step, by its key; None where it is nothing.
     """
 
     __slots__ = (
@@ -132,13 +167,16 @@ class GroupRules:
         "counts_steps",
         "iterate_weight",
         "look_ahead_weight",
+        "makes_buffers",
         "needs_closure",
+        "remembers",
     )
 
     def __init__(self, group: dict[str, Any]) -> None:
-        self._convention = convention = get_convention(group["convention"])
+        self._convention = convention = convention_of(group)
         self._hyperparameters = h = _hyperparameters(group)
         check_weight_decay_mode(h.weight_decay_mode)
+        check_nu(convention, h.nu)
         ema_decay = group["ema_decay"]
         if ema_decay is not None:
             check_range("ema_decay", ema_decay)
@@ -147,11 +185,17 @@ class GroupRules:
         self._rules: dict[bool, Rule] = {}
         self.average_weight = None if ema_decay is None else 1 - float(ema_decay)
         self.buffer_dtype: torch.dtype | None = group["buffer_dtype"]
+        self.makes_buffers = makes_buffer(convention, h)
         self.needs_closure = needs_closure(convention, h)
         self.look_ahead_weight = look_ahead_weight(convention, h)
         self.counts_steps = first_step_differs(convention, h)
         ahead = stores_look_ahead(convention, h)
         self.iterate_weight = iterate_weight(convention, h) if ahead else None
+        self.remembers: tuple[str, Any] | None = None
+        if ahead:
+            self.remembers = (ITERATE_WEIGHT, as_float(self.iterate_weight))
+        elif convention.momentum == "previous":
+            self.remembers = (LAST_MOMENTUM, h.momentum)
 
     def rule(self, *, first: bool) -> Rule:
         """Return the rule for a parameter whose buffer has seen no gradient yet, or has."""
@@ -191,7 +235,7 @@ class KnownRules:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[tuple[Any, ...], GroupRules]] = {}
+        self._known: dict[int, tuple[tuple[Any, ...], Any, GroupRules]] = {}
 
     def of(self, group: dict[str, Any]) -> GroupRules:
         """Return the group's rules for the coming step.
@@ -199,13 +243,13 @@ class KnownRules:
         Raises:
             InvalidValueError: If a hyperparameter is not finite.
         """
-        given = _GIVEN(group)
+        given, last = _GIVEN(group), group.get(LAST_MOMENTUM)
         known = self._known.get(id(group))
-        if known is not None and all(map(is_, given, known[0])):
-            return known[1]
+        if known is not None and last is known[1] and all(map(is_, given, known[0])):
+            return known[2]
         rules = GroupRules(group)
         if all(type(value) in _IMMUTABLE for value in given):  # a tensor is written in place
-            self._known[id(group)] = (given, rules)
+            self._known[id(group)] = (given, last, rules)
         return rules
 
 
@@ -215,7 +259,13 @@ def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
         nesterov=group["nesterov"],
         weight_decay_mode=group["weight_decay_mode"],
         lr0=group.get("lr0"),
+        nu=_given("nu", group["nu"]),
+        last_momentum=_given(LAST_MOMENTUM, group.get(LAST_MOMENTUM)),
     )
+
+
+def _given(name: str, value: Any) -> Any:
+    return None if value is None else _number(name, value)
 
 
 def _number(name: str, value: Any) -> Any:

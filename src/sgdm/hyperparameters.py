@@ -9,15 +9,18 @@ from numbers import Real
 from typing import Any, Literal, NamedTuple, SupportsFloat, get_args
 
 from sgdm.convention import Convention, WeightDecayMode
-from sgdm.errors import InvalidTypeError, InvalidValueError
+from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 
 __all__ = [
     "Hyperparameters",
     "NonFinite",
     "check_combination",
     "check_finite",
+    "check_lr0",
     "check_max_grad_norm",
+    "check_nesterov",
     "check_nonfinite",
+    "check_nu",
     "check_range",
     "check_weight_decay_mode",
 ]
@@ -37,7 +40,9 @@ class Hyperparameters:
         weight_decay: λ.
         nesterov: Whether Nesterov's method is asked for.
         weight_decay_mode: How λ acts; None takes the convention's own way.
-        lr0: ε_0, the learning rate at construction; needed by the mode "lr/lr0" alone.
+        lr0: ε_0, the learning rate at construction; needed by the modes "lr/lr0" and "lr^2/lr0".
+        nu: ν of quasi-hyperbolic momentum; needed by conventions that look ahead by "nu".
+        last_momentum: μ_{t-1}, for a convention whose `momentum` is "previous"; None takes μ_t.
     """
 
     lr: Any
@@ -47,6 +52,8 @@ class Hyperparameters:
     nesterov: bool = False
     weight_decay_mode: WeightDecayMode | None = None
     lr0: Any = None
+    nu: Any = None
+    last_momentum: Any = None
 
 
 class _Range(NamedTuple):
@@ -80,6 +87,15 @@ _RANGES = {
         "a finite number >= 0",
         "Invalid weight_decay value: {}",
         "pass a factor such as weight_decay=1e-4, or 0 for none",
+    ),
+    "last_momentum": _Range(
+        0.0, "a finite number >= 0", "", "load the state of a run that was saved whole"
+    ),
+    "nu": _Range(
+        -math.inf,
+        "a finite number",
+        "",
+        "pass the buffer's share of the move, such as nu=0.7",
     ),
     "ema_decay": _Range(
         0.0,
@@ -115,7 +131,10 @@ def check_range(name: str, value: object) -> None:
     bounds = _RANGES[name]
     if not isinstance(value, Real):
         raise InvalidTypeError.of(
-            name, "a number or a one-element tensor", value, f"convert it first: {name}=float(...)"
+            name,
+            "a number or a one-element tensor" if bounds.torch_text else "a number",
+            value,
+            f"convert it first: {name}=float(...)",
         )
     check_finite(name, value)
     if not bounds.minimum <= float(value) < bounds.below:
@@ -177,14 +196,23 @@ def check_weight_decay_mode(mode: object) -> None:
 
 
 def check_combination(
-    convention: Convention, *, dampening: float, nesterov: bool, lr0: float | None, mode: str | None
+    convention: Convention,
+    *,
+    dampening: float,
+    nesterov: bool,
+    nu: float | None,
 ) -> None:
     """Refuse what a convention has no place for.
 
     Raises:
-        InvalidValueError: If Nesterov's method or dampening is asked of a rule without it, or the
-            learning rate that "lr/lr0" divides by is 0.
+        InvalidUseError: If no optimizer runs the convention.
+        InvalidValueError: If Nesterov's method, dampening or ν is asked of a rule without it, or ν
+            is not given to one that needs it.
     """
+    if not convention.runs:
+        raise InvalidUseError(
+            f"convention {convention.name!r} is not run by SGD: {convention.obstacle}"
+        )
     if nesterov and convention.nesterov == "never":
         raise InvalidValueError.of(
             "nesterov",
@@ -199,10 +227,57 @@ def check_combination(
             dampening,
             "take convention='torch', or multiply lr by 1 - dampening",
         )
-    if mode == "lr/lr0" and lr0 == 0:
+    check_nu(convention, nu)
+
+
+def check_nu(convention: Convention, nu: float | None) -> None:
+    """Refuse a ν where there is no place for it, and none where it is needed.
+
+    Raises:
+        InvalidValueError: If it is so.
+    """
+    if nu is not None and convention.look_ahead != "nu":
+        raise InvalidValueError.of(
+            "nu",
+            f"None for convention {convention.name!r}, which has no ν",
+            nu,
+            "take convention='qhm'",
+        )
+    if nu is None and convention.look_ahead == "nu":
+        raise InvalidValueError.of(
+            "nu",
+            f"a number for convention {convention.name!r}",
+            nu,
+            "pass the buffer's share of the move, such as nu=0.7",
+        )
+
+
+def check_lr0(mode: str, lr0: Any) -> None:
+    """Refuse to divide by a learning rate of 0.
+
+    Raises:
+        InvalidValueError: If the mode divides by lr0, and it is 0.
+    """
+    if mode in ("lr/lr0", "lr^2/lr0") and lr0 == 0:
         raise InvalidValueError.of(
             "lr",
-            "> 0 at construction with weight_decay_mode='lr/lr0', which divides by it",
+            f"> 0 at construction with weight_decay_mode={mode!r}, which divides by it",
             lr0,
             "give the peak lr here and let a scheduler warm up from 0",
+        )
+
+
+def check_nesterov(
+    convention: Convention, *, momentum: float, dampening: float, nesterov: bool
+) -> None:
+    """Refuse Nesterov's method without momentum, or with dampening, where its framework does.
+
+    Raises:
+        InvalidValueError: If it is so.
+    """
+    if convention.nesterov_check and nesterov and (momentum <= 0 or dampening != 0):
+        raise InvalidValueError(
+            "Nesterov momentum requires a momentum and zero dampening: got "
+            f"momentum={momentum!r}, dampening={dampening!r} with nesterov=True; pass a "
+            "momentum such as 0.9 and no dampening"
         )

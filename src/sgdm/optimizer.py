@@ -21,10 +21,23 @@ from sgdm.engines.plan import Part, StepPlan
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 from sgdm.frameworks import get_convention
 from sgdm.functional import PLAIN, Options, Outcome, move, run
-from sgdm.group import GroupRules, KnownRules, as_float, check_buffer_dtype, check_group
-from sgdm.hyperparameters import NonFinite, check_max_grad_norm, check_nonfinite
+from sgdm.group import (
+    ITERATE_WEIGHT,
+    LAST_MOMENTUM,
+    GroupRules,
+    KnownRules,
+    as_float,
+    check_buffer_dtype,
+    check_group,
+)
+from sgdm.hyperparameters import (
+    NonFinite,
+    check_max_grad_norm,
+    check_nesterov,
+    check_nonfinite,
+)
 from sgdm.parts import add_parts, keep
-from sgdm.state import AVERAGE, BUFFER, ITERATE_WEIGHT, STEPS, adopt_groups, new_average, settle
+from sgdm.state import AVERAGE, BUFFER, STEPS, adopt_groups, new_average, settle
 
 __all__ = ["SGD"]
 
@@ -61,7 +74,8 @@ class SGD(Optimizer):
         convention: The rule, by name; `sgdm conventions` lists them.
         weight_decay_mode: How λ acts: None for the convention's own way; "coupled": in the
             gradient, the derivative of λ|p|²/2; or on p alone, which keeps 1 - ελ ("lr"),
-            1 - (ε/ε_0)λ ("lr/lr0", ε_0 the lr given here) or 1 - λ ("absolute") of itself.
+            1 - (ε/ε_0)λ ("lr/lr0", ε_0 the lr given here), 1 - (ε²/ε_0)λ ("lr^2/lr0") or 1 - λ
+            ("absolute") of itself.
         engine: "auto", "native" (C++, on the CPU) or "eager" (torch's operations). "auto" takes
             the fastest that serves the tensors; a named one is used or refused.
         max_grad_norm: The gradients of all groups are scaled down together where their norm is
@@ -73,6 +87,10 @@ class SGD(Optimizer):
             in the same pass, in float32 for 16-bit ones; see `averaged`. In [0, 1), or None.
         buffer_dtype: What new buffers are stored as, for instance torch.float32 for bfloat16
             parameters; None for the parameter's dtype.
+        correct_momentum: With a convention whose buffer holds the learning rate, go on after a
+            change of it as if the new one had been there all along (Goyal's momentum
+            correction): "keras" then moves as "torch" does under any schedule.
+        nu: ν, the buffer's share of the move in convention "qhm"; None for the others.
 
     Attributes:
         max_grad_norm: As given; may be set.
@@ -129,6 +147,8 @@ class SGD(Optimizer):
         nonfinite: NonFinite = "propagate",
         ema_decay: float | None = None,
         buffer_dtype: torch.dtype | None = None,
+        correct_momentum: bool = False,
+        nu: float | None = None,
     ) -> None:
         row = get_convention(convention)
         check_engine(engine)
@@ -144,18 +164,15 @@ class SGD(Optimizer):
             "foreach": foreach,
             "differentiable": differentiable,
             "fused": fused,
-            "convention": convention,
+            "convention": row.name,
             "weight_decay_mode": weight_decay_mode,
             "ema_decay": ema_decay,
             "buffer_dtype": buffer_dtype,
+            "correct_momentum": correct_momentum,
+            "nu": nu,
         }
         check_group(defaults)
-        if row.nesterov_check and nesterov and (momentum <= 0 or dampening != 0):
-            raise InvalidValueError(
-                "Nesterov momentum requires a momentum and zero dampening: got "
-                f"momentum={momentum!r}, dampening={dampening!r} with nesterov=True; pass a "
-                "momentum such as 0.9 and no dampening"
-            )
+        check_nesterov(row, momentum=momentum, dampening=dampening, nesterov=nesterov)
         if fused and differentiable:
             raise InvalidUseError(
                 "`fused` does not support `differentiable`: both are True; pass one of them"
@@ -242,7 +259,11 @@ class SGD(Optimizer):
         """
         if isinstance(param_group, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
             merged = {**self.defaults, **param_group}
-            check_group(merged)
+            row = check_group(merged)
+            if "convention" in param_group:
+                param_group["convention"] = row.name  # it may have been an alias
+            if row.momentum == "previous":
+                param_group.setdefault(LAST_MOMENTUM, None)
             # Both keys are there from the start: what a checkpoint holds does not depend on when.
             param_group.setdefault("lr0", as_float(merged["lr"]))
             param_group.setdefault(ITERATE_WEIGHT, None)
@@ -266,8 +287,9 @@ class SGD(Optimizer):
             self._forget()
             self.max_grad_norm, self.nonfinite = None, "propagate"  # in pickles from before them
         super().__setstate__(state)
-        for key in ("ema_decay", "buffer_dtype"):
-            self.defaults.setdefault(key, None)
+        own = {"ema_decay": None, "buffer_dtype": None, "correct_momentum": False, "nu": None}
+        for key, value in own.items():
+            self.defaults.setdefault(key, value)
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
@@ -372,15 +394,15 @@ class SGD(Optimizer):
                 state.pop(AVERAGE, None)
         plan = StepPlan(bool(self.defaults["differentiable"]), [], self._memory)
         made: list[tuple[Part, GroupRules]] = []
-        moving: list[tuple[dict[str, Any], GroupRules]] = []
+        remembering: list[tuple[dict[str, Any], tuple[str, Any]]] = []
         for group in self.param_groups:
             rules = self._known_rules.of(group)
             if rules.needs_closure and not at_look_ahead:
                 raise _closure_needed(group["convention"])
             planned = len(plan.parts)
             made += [(part, rules) for part in add_parts(plan, group, rules, self.state)]
-            if rules.iterate_weight is not None and len(plan.parts) > planned:
-                moving.append((group, rules))
+            if rules.remembers is not None and len(plan.parts) > planned:
+                remembering.append((group, rules.remembers))
         outcome = self._run(plan)
         self.last_grad_norm, self.last_step_skipped, nonfinite = outcome
         if nonfinite is not None and self._nonfinite == "raise":
@@ -389,8 +411,8 @@ class SGD(Optimizer):
             return
         for part, rules in made:
             keep(part, rules, self.state)
-        for group, rules in moving:
-            group[ITERATE_WEIGHT] = as_float(rules.iterate_weight)
+        for group, (key, value) in remembering:
+            group[key] = as_float(value) if isinstance(value, Tensor) else value
 
     def _run(self, plan: StepPlan) -> Outcome:
         """Run the plan with the options of this optimizer."""
@@ -436,9 +458,8 @@ class SGD(Optimizer):
             return False
         for group in self.param_groups:
             rules = self._known_rules.of(group)
-            makes_buffers = rules.rule(first=True).coefficients.buffer == "first"
             for param in group["params"]:
-                if param.grad is not None and makes_buffers:
+                if param.grad is not None and rules.makes_buffers:
                     dtype = rules.buffer_dtype
                     self.state[param][BUFFER] = torch.zeros_like(
                         param, dtype=dtype, requires_grad=False
@@ -464,6 +485,12 @@ class SGD(Optimizer):
             if get_convention(group["convention"]).stores != "iterate":
                 continue  # its rules are read once, by the update
             rules = self._known_rules.of(group)
+            if rules.needs_closure and self.defaults["differentiable"]:
+                raise InvalidUseError(
+                    f"differentiable must be False with convention {group['convention']!r} and "
+                    "nesterov=True, whose way to θ + μ·v is not recorded, got True; use "
+                    "convention='bengio', which stores that point"
+                )
             if rules.needs_closure:
                 weights |= dict.fromkeys(group["params"], rules.look_ahead_weight)
         buffers = {p: self.state.get(p, {}).get(BUFFER) for p in weights}
@@ -489,7 +516,8 @@ class SGD(Optimizer):
         ε and μ of that step. Rules without Nesterov's method, and those that store θ, stay as they
         are. On leaving the block the parameters are put back from a copy, bit for bit. A parameter
         without a gradient in the last step is moved by the weight of its group's last step, and so
-        is one that another optimizer has stepped since.
+        is one that another optimizer has stepped since. With the weight decay of "mxnet-nag-1.5"
+        and "mxnet-nag-1.6" the point shown is off by the part of the decay that is not in d.
 
         Raises:
             InvalidUseError: Inside another such block; `step()` and `load_state_dict()` raise it

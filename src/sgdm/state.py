@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from sgdm.errors import InvalidTypeError, InvalidValueError
-from sgdm.frameworks import get_convention
-from sgdm.group import check_buffer_dtype, check_group
+from sgdm.group import LAST_MOMENTUM, check_buffer_dtype, check_group, convention_of
 
 __all__ = [
     "AVERAGE",
     "BUFFER",
-    "ITERATE_WEIGHT",
     "STEPS",
     "State",
     "adopt_groups",
@@ -29,12 +27,20 @@ State = MutableMapping[Tensor, dict[str, Any]]  # the optimizer's, by parameter
 BUFFER = "momentum_buffer"  # torch's key
 AVERAGE = "average"  # the moving average of the parameter
 STEPS = "steps"  # gradients seen, kept where the first step is not an ordinary one
-ITERATE_WEIGHT = "iterate_weight"  # in a group, of its last step: θ = Θ - iterate_weight * buffer
 
 _TENSORS = (BUFFER, AVERAGE)
 
 # torch's dicts do not have them.
-_OWN_SETTINGS = ("convention", "weight_decay_mode", "lr0", "ema_decay", "buffer_dtype")
+_OWN_SETTINGS = (
+    "convention",
+    "weight_decay_mode",
+    "nu",
+    "correct_momentum",
+    "lr0",
+    "ema_decay",
+    "buffer_dtype",
+    LAST_MOMENTUM,
+)
 
 
 def new_average(param: Tensor) -> Tensor:
@@ -76,7 +82,7 @@ def adopt_groups(
             has_buffers |= BUFFER in tensors
             if tensors:
                 held[param] = tensors
-        _check_convention(own["convention"], saved.get("convention"), has_buffers=has_buffers)
+        _check_convention(own, saved, has_buffers=has_buffers)
         taken = {**{k: own[k] for k in _OWN_SETTINGS if k in own}, **saved}
         complete = {**own, **taken}
         check_group(complete)
@@ -117,21 +123,39 @@ def _check_shape(key: str, param: Tensor, tensor: object) -> None:
         )
 
 
-def _check_convention(own: str, saved: str | None, *, has_buffers: bool) -> None:
+def _check_convention(own: dict[str, Any], saved: dict[str, Any], *, has_buffers: bool) -> None:
     """Refuse state whose buffers mean something else."""
-    row = get_convention(own)
-    if saved is not None and saved != own:
+    name = own["convention"]
+    if "convention" not in saved:
+        row = convention_of(own)
+        torch_like = (
+            row.lr != "inside"
+            and row.sign == "gradient"
+            and row.momentum == "current"
+            and row.gain != "1-momentum"
+        )
+        if has_buffers and not torch_like:
+            raise InvalidValueError.of(
+                "state_dict",
+                f"of convention {name!r}, whose buffer is not torch's",
+                "one without a convention, as torch.optim.SGD writes it",
+                "build the optimizer with convention='torch' to go on from it",
+            )
+        return
+    if saved["convention"] != name:
         raise InvalidValueError.of(
             "convention",
-            f"{own!r} in a state dict for this optimizer",
-            saved,
-            f"its buffers have another meaning; build the optimizer with convention={saved!r}",
+            f"{name!r} in a state dict for this optimizer",
+            saved["convention"],
+            "its buffers have another meaning; build the optimizer with "
+            f"convention={saved['convention']!r}",
         )
-    torch_like = row.lr == "outside" and row.sign == "gradient" and row.momentum == "current"
-    if saved is None and has_buffers and not torch_like:
+    corrects = saved.get("correct_momentum", False)
+    if corrects != own["correct_momentum"]:
         raise InvalidValueError.of(
-            "state_dict",
-            f"of convention {own!r}, whose buffer is not torch's",
-            "one without a convention, as torch.optim.SGD writes it",
-            "build the optimizer with convention='torch' to go on from it",
+            "correct_momentum",
+            f"{own['correct_momentum']!r} in a state dict for this optimizer",
+            corrects,
+            "its buffers have another scale; build the optimizer with "
+            f"correct_momentum={corrects!r}",
         )

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sgdm.cli.bench import bench
+from sgdm.cli.compare import compare
 from sgdm.cli.conventions import conventions
 from sgdm.cli.train import train
 from sgdm.errors import DivergedError, InterruptedRunError, SgdmError
@@ -16,6 +17,7 @@ __all__ = ["main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(conventions)
+app.command()(compare)
 app.command()(train)
 app.command()(bench)
 

@@ -13,7 +13,22 @@ from sgdm.frameworks import get_convention, list_conventions
 
 __all__ = ["conventions"]
 
-_TEXT_FIELDS = ("name", "title", "equations", "source")
+_SHOWN_APART = (
+    "name",
+    "aliases",
+    "title",
+    "equations",
+    "quirks",
+    "obstacle",
+    "versions",
+    "source",
+    "proof",
+)
+_PROOF = {
+    "recorded": "equal to recorded trajectories of the real thing",
+    "transcribed": "equal to the published update, written down literally",
+    "none": "none; it is not run",
+}
 
 
 def conventions(
@@ -30,17 +45,37 @@ def conventions(
 
 
 def _table() -> Table:
-    table = Table("name", "lr", "buffer", "nesterov", "rule", box=None, pad_edge=False)
+    table = Table("name", "ε", "rule", box=None, pad_edge=False)
     for row in list_conventions():
-        table.add_row(row.name, row.lr, row.sign, row.nesterov, row.title)
+        table.add_row(row.name, row.lr if row.runs else "not run", row.title)
     return table
 
 
 def _show(console: Console, row: Convention) -> None:
-    console.print(f"{row.name}: {row.title}\n")
-    console.print("As published:")
-    for line in row.equations:
-        console.print(f"    {line}")
+    also = f" (also {', '.join(row.aliases)})" if row.aliases else ""
+    console.print(f"{row.name}{also}: {row.title}\n")
+    if row.equations:
+        console.print("As published:")
+        for line in row.equations:
+            console.print(f"    {line}")
+    if row.runs:
+        _show_steps(console, row)
+    else:
+        console.print(f"Not run by SGD: {row.obstacle}\n")
+    axes = Table(show_header=False, box=None)
+    for field in fields(row):
+        if field.name not in _SHOWN_APART:
+            axes.add_row(field.name, str(getattr(row, field.name)))
+    console.print(axes)
+    for quirk in row.quirks:
+        console.print(f"Note: {quirk}")
+    if row.versions:
+        console.print(f"Versions: {row.versions}")
+    console.print(f"Source: {row.source}")
+    console.print(f"Proof: {_PROOF[row.proof]}")
+
+
+def _show_steps(console: Console, row: Convention) -> None:
     for nesterov in (False, True):
         if (row.nesterov, nesterov) not in (("never", True), ("always", False)):
             optional = row.nesterov == "optional" and nesterov
@@ -48,9 +83,3 @@ def _show(console: Console, row: Convention) -> None:
             for line in step_equations(row, nesterov=nesterov):
                 console.print(f"    {line}")
     console.print(f"The first step of a parameter: {step_equations(row, first=True)[-2]}\n")
-    axes = Table(show_header=False, box=None)
-    for field in fields(row):
-        if field.name not in _TEXT_FIELDS:
-            axes.add_row(field.name, str(getattr(row, field.name)))
-    console.print(axes)
-    console.print(f"Source: {row.source}")
