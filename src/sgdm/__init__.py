@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sgdm import errors, schedule, stability
     from sgdm.compare import Comparison, compare_conventions
     from sgdm.convention import Convention
+    from sgdm.convert.state import convert_, convert_state_dict
     from sgdm.frameworks import get_convention, list_conventions, register_convention
     from sgdm.hyperparameters import Hyperparameters
     from sgdm.optimizer import SGD
@@ -29,6 +30,8 @@ __all__ = [
     "__version__",
     "coefficients",
     "compare_conventions",
+    "convert_",
+    "convert_state_dict",
     "errors",
     "get_convention",
     "list_conventions",
@@ -47,6 +50,8 @@ _HOMES = {
     "Ported": "sgdm.porting",
     "coefficients": "sgdm.recurrence",
     "compare_conventions": "sgdm.compare",
+    "convert_": "sgdm.convert.state",
+    "convert_state_dict": "sgdm.convert.state",
     "get_convention": "sgdm.frameworks",
     "list_conventions": "sgdm.frameworks",
     "port_hyperparameters": "sgdm.porting",

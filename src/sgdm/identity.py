@@ -10,11 +10,12 @@ rules of two states each differ within them or never.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from itertools import product
 from random import Random
 from typing import Any, Literal, NamedTuple, Protocol
 
-from sgdm.convention import Convention
+from sgdm.convention import Convention, WeightDecayMode
 from sgdm.system import Run, responses
 
 __all__ = [
@@ -79,6 +80,7 @@ class Side:
         nesterov: Whether Nesterov's method is asked for.
         dampening: Whether there is a τ.
         weight_decay: Whether there is a λ.
+        weight_decay_mode: How it acts; None for the rule's own way.
         corrected: Whether its momentum is corrected on request.
         change: What is made of its hyperparameters, the other side's being given.
     """
@@ -87,6 +89,7 @@ class Side:
     nesterov: bool = False
     dampening: bool = False
     weight_decay: bool = False
+    weight_decay_mode: WeightDecayMode | None = None
     corrected: bool = False
     change: _Changes = field(default=_unchanged)
 
@@ -102,6 +105,7 @@ class Side:
             nesterov=self.nesterov,
             nu=constants["nu"] if row.look_ahead == "nu" else None,
             lr0=constants["lr0"],
+            weight_decay_mode=self.weight_decay_mode,
         )
         return self.change(run, values)
 
@@ -139,6 +143,7 @@ _REGIMES = [_Free(*free) for free in product((True, False), repeat=2)]
 Fingerprint = dict[_Free, tuple[Any, ...]]
 
 
+@lru_cache(maxsize=512)
 def fingerprint(side: Side, *, from_start: bool = False) -> Fingerprint:
     """Return what tells a convention from another: its answers to gradients, in each regime.
 

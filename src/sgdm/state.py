@@ -139,7 +139,7 @@ def _check_convention(own: dict[str, Any], saved: dict[str, Any], *, has_buffers
                 "state_dict",
                 f"of convention {name!r}, whose buffer is not torch's",
                 "one without a convention, as torch.optim.SGD writes it",
-                "build the optimizer with convention='torch' to go on from it",
+                f"load sgdm.convert_state_dict(state_dict, to={name!r})",
             )
         return
     if saved["convention"] != name:
@@ -147,8 +147,8 @@ def _check_convention(own: dict[str, Any], saved: dict[str, Any], *, has_buffers
             "convention",
             f"{name!r} in a state dict for this optimizer",
             saved["convention"],
-            "its buffers have another meaning; build the optimizer with "
-            f"convention={saved['convention']!r}",
+            "its buffers have another meaning; load sgdm.convert_state_dict(state_dict, "
+            f"to={name!r})",
         )
     corrects = saved.get("correct_momentum", False)
     if corrects != own["correct_momentum"]:
@@ -156,6 +156,6 @@ def _check_convention(own: dict[str, Any], saved: dict[str, Any], *, has_buffers
             "correct_momentum",
             f"{own['correct_momentum']!r} in a state dict for this optimizer",
             corrects,
-            "its buffers have another scale; build the optimizer with "
-            f"correct_momentum={corrects!r}",
+            "its buffers have another scale; load sgdm.convert_state_dict(state_dict, "
+            f"to={name!r}, correct_momentum={own['correct_momentum']!r})",
         )

@@ -1,0 +1,1 @@
+"""Conversion of optimizer state and checkpoint files between conventions and frameworks."""
