@@ -9,6 +9,7 @@ import typer
 from sgdm.cli.bench import bench
 from sgdm.cli.compare import compare
 from sgdm.cli.conventions import conventions
+from sgdm.cli.convert import convert
 from sgdm.cli.train import train
 from sgdm.errors import DivergedError, InterruptedRunError, SgdmError
 from sgdm.version import __version__
@@ -18,6 +19,7 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(conventions)
 app.command()(compare)
+app.command()(convert)
 app.command()(train)
 app.command()(bench)
 

@@ -1,0 +1,206 @@
+"""optax in flax's msgpack files: what flax.serialization.to_bytes writes of a train state.
+
+Read are {"params": ..., "opt_state": ..., "step": ...}, alone or inside other maps, and the
+optimizer's state alone; the trace is found wherever optax.chain, inject_hyperparams, MultiSteps,
+masked or multi_transform have put it. Parameters are named by the path to them, "Dense_0/kernel";
+arrays named "kernel" have their channels last, as flax's Dense and Conv have (a depthwise Conv is
+an ordinary one of one input channel); all others are as torch has them. A trace that is None, or
+masked, is an absent buffer.
+
+Not told apart from a convolution: the kernels of ConvTranspose, whose axes torch has in another
+order and mirrored, and of DenseGeneral with several axes.
+"""
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sgdm.convert.checkpoint import Checkpoint, Slot, broken
+from sgdm.convert.files.optax.flax_file import FlaxFile, layout_of, opened
+from sgdm.convert.files.optax.reader import Array
+from sgdm.convert.files.optax.train_state import Placed
+from sgdm.convert.files.optax.train_state_writing import new_content, replacements
+from sgdm.convert.files.optax.writer import write_content, write_replaced
+from sgdm.convert.layout import described
+from sgdm.convert.statistics import PARAMETER_DTYPES, listed
+from sgdm.files import write_atomically
+
+__all__ = ["read", "write"]
+
+_WRONG_WEIGHTS = "give the weights that were trained"
+
+
+@contextmanager
+def read(path: Path, weights: Path | None = None) -> Generator[Checkpoint]:
+    """Yield what a msgpack file of flax holds.
+
+    Args:
+        path: The file.
+        weights: Another one with the parameters, where the first holds an optimizer's state alone:
+            a train state, or nothing but parameters.
+
+    Raises:
+        FileError: If a file is broken, or of another rule than SGD with momentum.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(opened(path))
+        held_by = file if weights is None else stack.enter_context(opened(weights, bare=True))
+        yield _checkpoint(file, held_by)
+
+
+def write(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> None:
+    """Write a file that flax.serialization.from_bytes reads into a train state.
+
+    Args:
+        path: What to write.
+        checkpoint: What is written. Of unknown `steps` a file without a template says 0.
+        template: A file of the target's train state, as flax wrote it. It is copied with other
+            parameters and traces; with the checkpoint's steps in every count of the optimizer, and
+            its lr, momentum and weight_decay where inject_hyperparams holds them. What the
+            checkpoint does not have stays. For an absent buffer it has zeros, which optax starts
+            with; without a template, None, which optax takes where the gradient is None.
+
+    Raises:
+        FileError: If the template has no place for a tensor, or the file cannot be written.
+    """
+    steps = checkpoint.steps
+    if steps is not None and not 0 <= steps < 2**63:
+        raise broken(path, "step", f"it cannot be {steps}", "count from 0")
+    if template is None:
+        content = new_content(path, checkpoint)
+        write_atomically(path, lambda file: write_content(file, content))
+        return
+    with opened(template) as source:
+        replaced = replacements(source, checkpoint)
+        write_atomically(path, lambda file: write_replaced(file, source.file, replaced))
+
+
+def _checkpoint(file: FlaxFile, held_by: FlaxFile) -> Checkpoint:
+    state = file.state
+    parameters, left = _parameters(file, held_by)
+    buffers = {name: _buffer(file, placed) for name, placed in state.traces.items()}
+    if not buffers:
+        _check_no_other_rule(file, parameters)
+    if parameters is not None:
+        _check_fit(file, parameters, buffers)
+    slots: list[Slot] = []
+    for name in buffers if parameters is None else parameters:
+        parameter, buffer = (parameters or {}).get(name), buffers.get(name)
+        array = parameter or buffer
+        slots.append(
+            Slot(
+                name=name,
+                layout=described(layout_of(name), len(array.shape)) if array else "",
+                parameter=held_by.stored(name, parameter) if parameter else None,
+                buffer=file.stored(name, buffer) if buffer else None,
+            )
+        )
+    hyperparameters, remarks = _hyperparameters(file)
+    if others := left + state.others + (state.averages if buffers else []):
+        remarks.append(f"left out: {listed(others)}")
+    return Checkpoint(
+        convention="optax",
+        slots=slots,
+        hyperparameters=hyperparameters,
+        steps=_steps(file),
+        remarks=remarks,
+    )
+
+
+def _parameters(file: FlaxFile, held_by: FlaxFile) -> tuple[dict[str, Array] | None, list[str]]:
+    """Return what can be trained, by name, and the places of what cannot."""
+    if held_by.parameters is None:
+        if held_by is not file:
+            raise broken(held_by.path, "params", "there are none", _WRONG_WEIGHTS)
+        return None, []
+    arrays: dict[str, Array] = {}
+    left: list[str] = []
+    for name, placed in held_by.parameters.items():
+        node = placed.node
+        # An NNX module has its statistics and counters among the parameters.
+        trained = held_by.state.all_are_trained or name in file.state.traces
+        if trained and isinstance(node, Array) and node.dtype in PARAMETER_DTYPES:
+            arrays[name] = node
+        elif isinstance(node, Array) or node.value is not None:
+            left.append(placed.place)
+    return arrays, left
+
+
+def _buffer(file: FlaxFile, placed: Placed) -> Array | None:
+    node = placed.node
+    if isinstance(node, Array) and node.dtype in PARAMETER_DTYPES:
+        return node
+    if isinstance(node, Array) or node.value is not None:
+        what = node.dtype if isinstance(node, Array) else node.value
+        raise broken(file.path, placed.place, f"it is {what}, and should be a floating-point array")
+    return None
+
+
+def _check_fit(
+    file: FlaxFile, parameters: dict[str, Array], buffers: dict[str, Array | None]
+) -> None:
+    for name, buffer in buffers.items():
+        if buffer is None:
+            continue
+        parameter, place = parameters.get(name), file.state.traces[name].place
+        if parameter is None:
+            raise broken(file.path, place, "there is no parameter of this name", _WRONG_WEIGHTS)
+        if parameter.shape != buffer.shape:
+            problem = f"its shape is {buffer.shape}, its parameter's {parameter.shape}"
+            raise broken(file.path, place, problem, _WRONG_WEIGHTS)
+
+
+def _check_no_other_rule(file: FlaxFile, parameters: dict[str, Array] | None) -> None:
+    """Refuse a file without a trace, unless its run had no momentum."""
+    state = file.state
+    if state.averages:
+        raise broken(
+            file.path,
+            state.averages[0],
+            "it is a state of optax.ema, and the file does not say whether its steps were "
+            "divided by 1 - μ^t (debias)",
+            "convert a run of optax.sgd",
+        )
+    if parameters is None:
+        raise broken(
+            file.path,
+            "as a whole",
+            'it has neither a momentum ("trace") nor parameters ("params")',
+            "save the train state, or its opt_state",
+        )
+    for place in state.others:
+        keys = place.split("/")
+        if any("/".join(keys[i:]) in parameters for i in range(1, len(keys))):
+            raise broken(
+                file.path,
+                place,
+                "it is the state of another rule than SGD with momentum",
+                "convert a run of optax.sgd",
+            )
+
+
+def _hyperparameters(file: FlaxFile) -> tuple[dict[str, Any], list[str]]:
+    """Return what inject_hyperparams says, and remarks on it."""
+    state = file.state
+    found: dict[str, Any] = {}
+    remarks: list[str] = []
+    for name, places in state.hyperparameters.items():
+        values = {file.number(placed) for placed in places}
+        value = values.pop()
+        if values or value is None:
+            remarks.append(f"{name}: it has several values, or none")
+        elif name in state.scheduled:
+            remarks.append(f"{name}: a schedule sets it; that of the last step was {value:g}")
+        else:
+            found[name] = float(value)
+    return found, remarks
+
+
+def _steps(file: FlaxFile) -> int | None:
+    """Return the count that a schedule would see, else the train state's."""
+    for places in (file.state.counts, file.state.steps):
+        counts = {file.number(placed) for placed in places}
+        if len(counts) == 1 and isinstance(count := counts.pop(), int) and count >= 0:
+            return count
+    return None

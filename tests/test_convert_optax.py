@@ -1,0 +1,621 @@
+"""optax's state in flax's files: what flax wrote is read, what is written flax goes on from."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sgdm
+from mutations import check_reader
+from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
+from sgdm.convert.files.optax import read, write
+from sgdm.convert.files.optax import writer as msgpack_writer
+from sgdm.errors import FileError
+
+FIXTURES = Path(__file__).parent / "conformance" / "files"
+RECORDED = np.load(FIXTURES / "flax-training.npz")
+VARIANTS = {name: data.tobytes() for name, data in np.load(FIXTURES / "flax-variants.npz").items()}
+KERNEL = torch.tensor([[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]])
+BIAS = torch.tensor([0.0, 1.0])
+
+
+def stored(tensor):
+    return Stored(tuple(tensor.shape), tensor.dtype, tensor.clone)
+
+
+def checkpoint(*tensors, steps=None, **hyperparameters):
+    """Of (name, parameter, buffer)."""
+    slots = [
+        Slot(
+            name=name,
+            parameter=None if parameter is None else stored(parameter),
+            buffer=None if buffer is None else stored(buffer),
+        )
+        for name, parameter, buffer in tensors
+    ]
+    return Checkpoint(convention="optax", slots=slots, steps=steps, hyperparameters=hyperparameters)
+
+
+def content(path, weights=None) -> dict[str, Any]:
+    """(parameter, buffer), by name."""
+    with read(path, weights) as found:
+        return {
+            slot.name: (
+                slot.parameter and slot.parameter.read(),
+                slot.buffer and slot.buffer.read(),
+            )
+            for slot in found.slots
+        }
+
+
+def read_all(path):
+    content(path)
+
+
+@pytest.fixture
+def variant(tmp_path):
+    def file(name):
+        path = tmp_path / f"{name}.msgpack"
+        path.write_bytes(VARIANTS[name])
+        return path
+
+    return file
+
+
+# Going on
+
+
+STOP = 30
+LAYOUTS = {"kernel": "HWIO -> OIHW", "bias": ""}
+TORCH_NAMES = {"Conv_0": "0", "Conv_1": "2", "Dense_0": "6", "kernel": "weight", "bias": "bias"}
+
+
+def go_on(path, scale=1.0):
+    """The losses of torch after the stop, with a tenth of the learning rate and buffers scaled."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1),
+        torch.nn.Tanh(),
+        torch.nn.Conv2d(4, 8, 3, padding=1, groups=4),
+        torch.nn.Tanh(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 3),
+    )
+    with read(path) as found:
+        assert found.convention == "optax"
+        lr, momentum = found.hyperparameters["lr"], found.hyperparameters["momentum"]
+        assert (round(lr, 6), round(momentum, 6), found.steps) == (0.1, 0.9, STOP)
+        assert {slot.name: slot.layout for slot in found.slots} == {
+            **{f"Conv_{i}/{leaf}": at for i in (0, 1) for leaf, at in LAYOUTS.items()},
+            "Dense_0/kernel": "IO -> OI",
+            "Dense_0/bias": "",
+        }
+    optimizer = sgdm.SGD(network.parameters(), lr / 10, momentum, nesterov=True, convention="optax")
+    parameters = dict(network.named_parameters())
+    for name, (parameter, buffer) in content(path).items():
+        mine = parameters[".".join(TORCH_NAMES[key] for key in name.split("/"))]
+        mine.data.copy_(parameter)
+        optimizer.state[mine]["momentum_buffer"] = buffer * scale
+    batches = list(zip(RECORDED["x"], RECORDED["y"], strict=True))
+    losses = []
+    for i in range(STOP, STOP + 20):
+        x, y = (torch.from_numpy(array) for array in batches[i % len(batches)])
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(x.permute(0, 3, 1, 2)), y.long())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_torch_goes_on_as_flax_did():
+    np.testing.assert_allclose(
+        go_on(FIXTURES / "flax-trained.msgpack"), RECORDED["after"], rtol=0, atol=1e-5
+    )
+
+
+def test_flax_went_on_from_what_was_written_as_torch_does(tmp_path):
+    path = FIXTURES / "flax-from-torch.msgpack"
+    np.testing.assert_allclose(go_on(path), RECORDED["after_torch"], rtol=0, atol=1e-5)
+    again = tmp_path / "again.msgpack"
+    with read(path) as found:
+        write(again, found, FIXTURES / "flax-trained.msgpack")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_recordings_can_tell_a_wrong_buffer():
+    for path, name in (("flax-trained", "after"), ("flax-from-torch", "after_torch")):
+        losses = go_on(FIXTURES / f"{path}.msgpack", scale=0.9)
+        assert np.abs(RECORDED[name] - losses).max() > 1e-4
+
+
+# What flax writes
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "steps", "remarks"),
+    [
+        ("plain", {}, 1, []),
+        ("chain", {}, 1, []),
+        ("injected", {"lr": 0.1, "momentum": 0.9}, 1, []),
+        (
+            "injected-schedule",
+            {"momentum": 0.9},
+            1,
+            ["lr: a schedule sets it; that of the last step was 0.1"],
+        ),
+        (
+            "multi-steps",
+            {},
+            1,
+            [
+                "left out: opt_state/mini_step, opt_state/acc_grads/Dense_0/bias, "
+                "opt_state/acc_grads/Dense_0/kernel"
+            ],
+        ),
+        (
+            "apply-if-finite",
+            {},
+            1,
+            ["left out: opt_state/notfinite_count, opt_state/total_notfinite"],
+        ),
+        ("inside", {}, 1, ["left out: model/batch_stats/BatchNorm_0/mean"]),
+        ("boxed", {}, 1, []),
+        ("chunked", {}, 1, []),
+        ("state-alone", {}, None, []),
+        ("bfloat16", {}, 1, []),
+        ("float16", {}, 1, []),
+        ("partly", {}, 1, []),
+        ("none", {}, 1, []),
+        ("no-momentum", {}, 1, []),
+    ],
+)
+def test_the_trace_is_found_wherever_optax_puts_it(variant, name, hyperparameters, steps, remarks):
+    with read(variant(name)) as found:
+        assert found.convention == "optax"
+        assert found.hyperparameters == pytest.approx(hyperparameters)
+        assert (found.steps, found.remarks) == (steps, remarks)
+    tensors = content(variant(name))
+    dtype = getattr(torch, name, torch.float32) if "float" in name else torch.float32
+    absent = {"partly": {"bias"}, "none": {"bias"}, "no-momentum": {"bias", "kernel"}}
+    assert set(tensors) == {"Dense_0/kernel", "Dense_0/bias"}
+    for leaf, value in (("kernel", KERNEL), ("bias", BIAS)):
+        parameter, buffer = tensors[f"Dense_0/{leaf}"]
+        if name == "state-alone":
+            assert parameter is None
+        else:
+            assert torch.equal(parameter, value.to(dtype))
+            assert parameter.is_contiguous()
+            assert parameter.dtype == dtype
+        if leaf in absent.get(name, set()):
+            assert buffer is None
+        else:
+            assert torch.equal(buffer, (value + 1).to(dtype))
+            assert buffer.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["nnx", "nnx-integer-keys"])
+def test_an_nnx_module_and_its_optimizer(variant, name):
+    """Its statistics lie among its parameters, and have no trace."""
+    with read(variant(name)) as found:
+        assert found.steps == 1
+        assert found.remarks == ["left out: model/norm/mean, model/norm/var"]
+    tensors = content(variant(name))
+    assert list(tensors) == ["layers/0/bias", "layers/0/kernel", "norm/bias", "norm/scale"]
+    parameter, buffer = tensors["layers/0/kernel"]
+    assert torch.equal(parameter, KERNEL)
+    assert torch.equal(buffer, KERNEL + 1)
+
+
+@pytest.mark.parametrize("weights", ["parameters-alone", "plain", "inside"])
+def test_weights_of_another_file(variant, weights):
+    tensors = content(variant("state-alone"), variant(weights))
+    assert {name: (p is None, b is None) for name, (p, b) in tensors.items()} == {
+        "Dense_0/kernel": (False, False),
+        "Dense_0/bias": (False, False),
+    }
+    assert torch.equal(tensors["Dense_0/kernel"][0], KERNEL)
+    assert torch.equal(tensors["Dense_0/kernel"][1], KERNEL + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "ema",
+            "opt_state/0/ema: it is a state of optax.ema, and the file does not say whether its "
+            "steps were divided by 1 - μ^t (debias); convert a run of optax.sgd",
+        ),
+        (
+            "adam",
+            "opt_state/0/mu/Dense_0/bias: it is the state of another rule than SGD with momentum; "
+            "convert a run of optax.sgd",
+        ),
+        (
+            "parameters-alone",
+            'as a whole: it has neither a momentum ("trace") nor parameters ("params"); save the '
+            "train state, or its opt_state",
+        ),
+    ],
+)
+def test_another_rule_is_refused(variant, name, text):
+    path = variant(name)
+    with pytest.raises(FileError) as caught, read(path):
+        pass
+    assert str(caught.value) == f"{path}: {text}"
+
+
+def test_weights_of_another_model_are_refused(variant, tmp_path):
+    other = tmp_path / "other.msgpack"
+    write(other, checkpoint(("Dense_1/kernel", KERNEL, None)))
+    path = variant("state-alone")
+    with pytest.raises(FileError) as caught, read(path, other):
+        pass
+    assert str(caught.value) == (
+        f"{path}: 0/trace/Dense_0/bias: there is no parameter of this name; give the weights that "
+        "were trained"
+    )
+    write(other, checkpoint(("Dense_0/kernel", KERNEL.T, None), ("Dense_0/bias", BIAS, None)))
+    with pytest.raises(FileError) as caught, read(path, other):
+        pass
+    assert str(caught.value) == (
+        f"{path}: 0/trace/Dense_0/kernel: its shape is (3, 2), its parameter's (2, 3); give the "
+        "weights that were trained"
+    )
+
+
+def test_two_runs_in_a_file_are_refused(tmp_path):
+    path = tmp_path / "gan.msgpack"
+    one = {"params": {"w": stored(BIAS)}, "opt_state": {"0": {"trace": {"w": stored(BIAS)}}}}
+    pack(path, {"generator": one, "discriminator": one})
+    with pytest.raises(FileError) as caught, read(path):
+        pass
+    assert str(caught.value) == (
+        f"{path}: discriminator/params: it has parameters in another place, too; save one train "
+        "state in a file"
+    )
+    pack(path, {"0": one["opt_state"], "1": one["opt_state"]})
+    with pytest.raises(FileError) as caught, read(path):
+        pass
+    assert str(caught.value) == (
+        f"{path}: 1/0/trace/w: there is another trace of it, 0/0/trace/w; save one optimizer in a "
+        "file"
+    )
+
+
+def pack(path, tree):
+    with path.open("wb") as file:
+        msgpack_writer.write_content(file, tree)
+
+
+# Writing
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
+)
+@pytest.mark.parametrize("with_template", [False, True])
+def test_a_round_trip_to_the_bit(tmp_path, seed, dtype, with_template):
+    """Every length of msgpack's heads, every pattern of bits, nothing, one number, five axes."""
+    shapes = {
+        "a/kernel": (3, 5, 7, 2),
+        "a/bias": (3,),
+        "b/c/kernel": (2, 3),
+        "b/embedding": (40, 50),
+        "b/kernel": (3, 4, 2, 2, 2),
+        "kernel": (7,),
+        "one": (),
+        "none": (0, 3),
+        "wide": (70_000 // dtype.itemsize,),
+        **{f"many/{i}": (i,) for i in range(70)},
+    }
+
+    def drawn(shape):
+        count = int(np.prod(shape)) * dtype.itemsize
+        return torch.randint(0, 256, (count,), dtype=torch.uint8).view(dtype).reshape(shape)
+
+    def draw():
+        return [(name, drawn(shape), drawn(shape)) for name, shape in shapes.items()]
+
+    path, template, given = tmp_path / "out", tmp_path / "template", draw()
+    write(template, checkpoint(*draw(), steps=1))
+    write(path, checkpoint(*given, steps=2**40), template if with_template else None)
+    with read(path) as found:
+        assert found.steps == 2**40
+    tensors = content(path)
+    assert list(tensors) == list(shapes)
+    for name, *before in given:
+        for mine, its in zip(before, tensors[name], strict=True):
+            assert (its.dtype, its.shape) == (dtype, mine.shape)
+            assert bits(its) == bits(mine)
+
+
+def bits(tensor):
+    """Its bytes: in them NaN is NaN."""
+    return tensor.reshape(-1).view(torch.uint8).tolist()
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"ema", "adam", "parameters-alone"}))
+def test_a_copy_of_what_flax_wrote_is_the_same_bytes(variant, tmp_path, monkeypatch, name):
+    """Also flax's own pieces of a large array, which are small ones in this recording."""
+    if name == "chunked":
+        monkeypatch.setattr(msgpack_writer, "_LARGEST_PIECE", 8)
+    path = tmp_path / "copy"
+    with read(variant(name)) as found:
+        write(path, found, variant(name))
+    assert path.read_bytes() == VARIANTS[name]
+
+
+def test_a_template_may_be_the_target(variant):
+    path = variant("plain")
+    write(path, checkpoint(("Dense_0/kernel", KERNEL * 2, KERNEL * 3)), path)
+    parameter, buffer = content(path)["Dense_0/kernel"]
+    assert torch.equal(parameter, KERNEL * 2)
+    assert torch.equal(buffer, KERNEL * 3)
+    assert torch.equal(content(path)["Dense_0/bias"][0], BIAS), "what is not given stays"
+
+
+def test_counts_and_hyperparameters_of_a_template(variant, tmp_path):
+    path = tmp_path / "out"
+    given = checkpoint(("Dense_0/kernel", KERNEL, KERNEL), steps=7, lr=0.25, momentum=0.5)
+    write(path, given, variant("injected"))
+    with read(path) as found:
+        assert found.hyperparameters == {"lr": 0.25, "momentum": 0.5}
+        assert found.steps == 7
+    write(path, checkpoint(("Dense_0/kernel", KERNEL, KERNEL)), variant("injected"))
+    with read(path) as found:
+        assert found.hyperparameters == pytest.approx({"lr": 0.1, "momentum": 0.9})
+        assert found.steps == 1
+
+
+def test_absent_buffers(variant, tmp_path):
+    """None in a file of its own; zeros, which are the same to optax, in place of an array."""
+    path = tmp_path / "out"
+    given = checkpoint(("Dense_0/kernel", KERNEL, None), ("Dense_0/bias", BIAS, BIAS))
+    write(path, given)
+    assert content(path)["Dense_0/kernel"][1] is None
+    assert torch.equal(content(path)["Dense_0/bias"][1], BIAS)
+    write(path, given, variant("plain"))
+    assert torch.equal(content(path)["Dense_0/kernel"][1], torch.zeros(2, 3))
+    write(path, given, variant("none"))
+    assert torch.equal(content(path)["Dense_0/bias"][1], BIAS)
+    write(path, checkpoint(("Dense_0/bias", BIAS, None)), variant("partly"))
+    assert content(path)["Dense_0/bias"][1] is None
+
+
+def test_an_optimizer_alone(tmp_path):
+    path = tmp_path / "out"
+    write(path, checkpoint(("Dense_0/kernel", None, KERNEL), ("Dense_0/bias", None, None)))
+    assert path.read_bytes().startswith(b"\x82\xa10\x81\xa5trace\x81\xa7Dense_0\x82")
+    tensors = content(path)
+    assert tensors["Dense_0/bias"] == (None, None)
+    assert torch.equal(tensors["Dense_0/kernel"][1], KERNEL)
+
+
+def test_narrow_counts_of_a_template_are_named(variant, tmp_path):
+    with pytest.raises(FileError, match=r"opt_state/count: its type cannot hold 4294967296; take"):
+        write(tmp_path / "out", checkpoint(steps=2**32), variant("injected"))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "template", "text"),
+    [
+        (
+            [("Dense_1/kernel", KERNEL, None)],
+            "plain",
+            "{template}: Dense_1/kernel: it is not in the template; give one of the same model",
+        ),
+        (
+            [("Dense_0/kernel", KERNEL, KERNEL)],
+            "no-momentum",
+            "{template}: Dense_0/kernel: trace: the template has none; make one with "
+            "optax.sgd(..., momentum=...) that trains this parameter",
+        ),
+        (
+            [("Dense_0/kernel", KERNEL.T, None)],
+            "plain",
+            "{template}: params/Dense_0/kernel: its shape in torch's layout is (2, 3), and what is "
+            "to be written has (3, 2); give a template of the same model",
+        ),
+        (
+            [("Dense_0/bias", BIAS, KERNEL)],
+            "plain",
+            "{template}: opt_state/0/trace/Dense_0/bias: its shape in torch's layout is (2,), and "
+            "what is to be written has (2, 3); give a template of the same model",
+        ),
+        (
+            [("a", BIAS, None), ("b", None, BIAS)],
+            None,
+            "{path}: b: has no weights where others have; give all or none",
+        ),
+        (
+            [("a", BIAS, None), ("a/b", BIAS, None)],
+            None,
+            "{path}: a/b: a part of this name is another parameter; rename one",
+        ),
+        (
+            [("a/b", BIAS, None), ("a", BIAS, None)],
+            None,
+            "{path}: a: there is a parameter or module of this name; rename one",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_written(variant, tmp_path, tensors, template, text):
+    path, other = tmp_path / "out", template and variant(template)
+    with pytest.raises(FileError) as caught:
+        write(path, checkpoint(*tensors), other)
+    assert str(caught.value) == text.format(path=path, template=other)
+    assert not path.exists()
+
+
+def test_steps_that_cannot_be(tmp_path):
+    with pytest.raises(FileError, match="out: step: it cannot be -1; count from 0"):
+        write(tmp_path / "out", checkpoint(steps=-1))
+
+
+def test_a_failure_while_reading_leaves_no_target(tmp_path):
+    def fail():
+        raise FileError("source: broken")
+
+    given = checkpoint(("a", BIAS, None), ("b", BIAS, None))
+    given.slots.append(Slot(name="c", parameter=Stored((2,), torch.float32, fail)))
+    with pytest.raises(FileError, match="source: broken"):
+        write(tmp_path / "out", given)
+    assert list(tmp_path.iterdir()) == []
+
+
+MEMORY = r"""
+import re, sys
+from pathlib import Path
+import torch
+from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
+from sgdm.convert.files.optax import read, write
+
+def peak():
+    # Not ru_maxrss, which a process inherits from the one that starts it.
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+shape = (5000, 5000)  # 100 MB
+drawn = Stored(shape, torch.float32, lambda: torch.ones(shape))
+slots = [Slot(name=f"{i}/kernel", parameter=drawn, buffer=drawn) for i in range(2)]
+path, copy = Path(sys.argv[1]), Path(sys.argv[2])
+torch.ones(2, 2).T.contiguous()
+before = peak()
+write(path, Checkpoint(convention="optax", slots=slots))
+with read(path) as found:
+    write(copy, found, path)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory(tmp_path):
+    """Two of the largest tensor: as read, and in the other layout."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path / "a", tmp_path / "b"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 90 < float(done.stdout) < 2.2 * 100 + 30
+    assert (tmp_path / "a").stat().st_size > 4e8
+
+
+# Broken files
+
+
+@pytest.mark.parametrize("name", ["injected", "chunked", "inside"])
+def test_mutations(tmp_path, seed, name):
+    refused = check_reader(read_all, VARIANTS[name], tmp_path / "x.msgpack", seed=seed)
+    print(f"{name}: {refused} refused")
+    assert refused > 5_000
+
+
+def test_every_truncation_is_refused(tmp_path):
+    path = tmp_path / "x.msgpack"
+    data = VARIANTS["inside"]
+    for count in range(len(data)):
+        path.write_bytes(data[:count])
+        with pytest.raises(FileError, match=r"x\.msgpack"):
+            read_all(path)
+
+
+W = b"\x81\xa6params\x81\xa1w"
+SIZE = b"\xcf\x7f" + b"\xff" * 7  # 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "byte 0: 1 bytes should follow, and 0 do"),
+        (b"\x93\x01", "byte 1: 3 bytes should follow, and 1 do"),
+        (b"\xc0", "byte 1: it is no map"),
+        (b"\x80\xc0", "byte 1: 1 bytes follow the end"),
+        (b"\xc1", "byte 1: msgpack has no byte 0xc1 here"),
+        (b"\xdf\xff\xff\xff\xff", "byte 5: 4294967295 bytes should follow, and 0 do"),
+        (W + b"\xc6\xff\xff\xff\xff", "params/w, byte 16: 4294967295 bytes should follow"),
+        (W + b"\xc9\xff\xff\xff\xff\x01\x93", "params/w, byte 17: 4294967295 bytes should follow"),
+        (
+            W + b"\xc7\x19\x01\x93\x91" + SIZE + b"\xa7float32\xc4\x04abcd",
+            "params/w, byte 35: an array claims the shape (9223372036854775807,)",
+        ),
+        (
+            W + b"\xc7\x16\x01\x93\x92\x00" + SIZE + b"\xa7float32\xc4\x00",
+            "params/w, byte 36: an array claims the shape (0, 9223372036854775807)",
+        ),
+        (
+            W + b"\xc7\x11\x01\x93\x91\x02\xa7float32\xc4\x04abcd",
+            "params/w, byte 27: an array of shape (2,) and torch.float32 has 4 bytes",
+        ),
+        (
+            W + b"\xc7\x10\x01\x93\x91\x01\xa7float32\xc4\x04abcd",
+            "params/w, byte 27: an array's bytes do not end where the array does",
+        ),
+        (W + b"\xc7\x03\x01\x93\x91\xff", "params/w, byte 17: a size is -1"),
+        (W + b"\xc7\x02\x01\x92\x91", "params/w, byte 15: an array should be three things"),
+        (W + b"\xc7\x02\x01\xc0\x91", "an array should be here, and there is a constant"),
+        (W + b"\xc7\x05\x01\x93\xdc\xff\xff\x01", "a shape has more than 32 sizes"),
+        (b"\x82\xa1a\xc0\xa1a\xc0", "byte 6: it has two entries 'a'"),
+        (b"\x81\xc0\xc0", "byte 2: a name should be here, and there is a constant"),
+        (b"\x81\xa1\xff\xc0", "byte 3: a name is not valid UTF-8"),
+        (b"\x81\xda\x04\x00" + b"a" * 1024 + b"\xc0", "a path is longer than 1000 characters"),
+        (b"\x81\xa1a" * 100 + b"\xc0", "maps lie in one another more than 64 deep"),
+        (b"\x81\xa1a\xdd\x00\x04\x00\x00" + b"\xc0" * 2**18, "it has more than 200000 entries"),
+        (
+            b"\x81\xa5trace\x81\xa1w\xa5peace",
+            "trace/w: it is text, and should be a floating-point array",
+        ),
+        (
+            b"\x83\xb9__msgpack_chunked_array__\xc3\xa5shape\x81\xa10\x01\xa6chunks\x80",
+            "an array in pieces should have a shape and arrays of one type",
+        ),
+    ],
+)
+def test_broken_files_say_what_and_where(tmp_path, data, text):
+    path = tmp_path / "x.msgpack"
+    path.write_bytes(data)
+    with pytest.raises(FileError) as caught:
+        read_all(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert text in str(caught.value)
+
+
+def test_a_file_that_is_none(tmp_path):
+    for path, reason in (
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+    ):
+        with pytest.raises(FileError) as caught:
+            read_all(path)
+        assert str(caught.value) == (
+            f"{path}: file: it cannot be read ({reason}); give a file that can"
+        )
+
+
+def test_a_file_that_becomes_shorter(variant):
+    path = variant("plain")
+    with read(path) as found:
+        path.write_bytes(b"")
+        for slot in found.slots:
+            assert slot.parameter is not None
+            with pytest.raises(FileError, match="it has become shorter"):
+                slot.parameter.read()
+
+
+def test_numbers_are_as_short_as_flax_writes_them():
+    for number, data in (
+        (0x7F, "7f"),
+        (0x80, "cc80"),
+        (0x100, "cd0100"),
+        (0x10000, "ce00010000"),
+        (2**32, "cf0000000100000000"),
+        (1.5, "cb3ff8000000000000"),
+    ):
+        file = io.BytesIO()
+        msgpack_writer.write_content(file, number)
+        assert file.getvalue().hex() == data
