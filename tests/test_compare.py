@@ -10,9 +10,10 @@ import pytest
 import sgdm
 from cases import EVERY_RULE
 from sgdm import Hyperparameters, compare_conventions, get_convention, list_conventions
-from sgdm.compare import _reasons, sides
+from sgdm.compare import sides
 from sgdm.errors import InvalidUseError, InvalidValueError
 from sgdm.identity import _REGIMES, Side, fingerprint, verdict
+from sgdm.reasons import reasons_of
 from sgdm.recurrence import coefficients, look_ahead_weight
 
 RUNNING = [row for row in list_conventions() if row.runs]
@@ -335,7 +336,7 @@ def test_every_difference_has_a_reason_that_names_both_sides(options):
         except InvalidValueError:
             continue
         identical = verdict(fingerprint(one), fingerprint(other))
-        reasons = _reasons(one, other, identical, identical)
+        reasons = reasons_of(one, other, identical, identical)
         assert bool(reasons) == (identical != "always"), (a.name, b.name)
         for reason in reasons:
             assert a.name in reason

@@ -11,6 +11,7 @@ from sgdm.errors import InvalidValueError
 from sgdm.frameworks import get_convention
 from sgdm.identity import Identical, Side, Values, identity, same_over_zero
 from sgdm.porting import NoEqualError, port
+from sgdm.reasons import name_of, reasons_of
 from sgdm.recurrence import buffer_scale
 from sgdm.system import Run, Schedule
 
@@ -178,8 +179,8 @@ def compare_conventions(
     same = identical != "never"
     changes, changed, no_equal = _changes(one, other, runs)
     return Comparison(
-        a=_name(one),
-        b=_name(other),
+        a=name_of(one),
+        b=name_of(other),
         equations_a=_equations(one),
         equations_b=_equations(other),
         identical=identical,
@@ -188,7 +189,7 @@ def compare_conventions(
         or same_over_zero(one, other, "momentum"),
         over_zero_lr=identical not in ("always", "while momentum is constant")
         or same_over_zero(one, other, "lr"),
-        reasons=_reasons(one, other, identical, from_start),
+        reasons=reasons_of(one, other, identical, from_start),
         point_map=_point_map(*held_runs) if same else "",
         buffer_map=_buffer_map(*held_runs) if same else "",
         own_a=_own_scale(one, held_runs[0]),
@@ -241,13 +242,6 @@ def sides(
     return one, other
 
 
-# ---- reasons ----
-
-
-def _name(side: Side) -> str:
-    return f"corrected {side.convention.name}" if side.corrected else side.convention.name
-
-
 def _equations(side: Side) -> tuple[str, ...]:
     return step_equations(
         side.convention,
@@ -255,79 +249,6 @@ def _equations(side: Side) -> tuple[str, ...]:
         dampening=side.dampening,
         weight_decay=side.weight_decay,
     )
-
-
-def _reasons(a: Side, b: Side, identical: Identical, from_start: Identical) -> tuple[str, ...]:
-    """Name the axes that make the difference."""
-    names = _name(a), _name(b)
-    told: list[str] = []
-    if identical != "always":
-        inside = [side.convention.lr == "inside" for side in (a, b)]
-        if inside[0] != inside[1]:
-            told.append(
-                f"ε is inside the buffer of {names[inside.index(True)]}, whose history keeps the ε "
-                f"it came with, and outside that of {names[inside.index(False)]}, where a changed "
-                "ε acts on all of it at once"
-            )
-    describers = [] if identical == "always" else [_look, _gain, _index, _decay]
-    if from_start != identical:
-        describers.append(_start)
-    for describe in describers:
-        texts = [describe(side) for side in (a, b)]
-        if texts[0] != texts[1]:
-            told.append(f"{names[0]} {texts[0]}, {names[1]} {texts[1]}")
-    return tuple(told)
-
-
-def _start(side: Side) -> str:
-    if side.convention.first == "copy":
-        return "makes its first buffer a copy of the gradient"
-    return "starts from a buffer of zeros"
-
-
-def _look(side: Side) -> str:
-    row = side.convention
-    if row.nesterov == "never" or (row.nesterov == "optional" and not side.nesterov):
-        return "does not look ahead"
-    return {
-        "momentum": "looks ahead by Nesterov's method",
-        "two steps": "looks two steps ahead",
-        "nu": "mixes buffer and gradient by ν",
-    }[row.look_ahead]
-
-
-def _gain(side: Side) -> str:
-    row = side.convention
-    if row.gain == "1-momentum":
-        place = "the gradient when it enters the buffer"
-        return f"multiplies {place if row.gain_at == 'buffer' else 'the whole step'} by 1 - μ"
-    if side.dampening:
-        return "multiplies the gradient when it enters the buffer by 1 - τ"
-    return "lets the gradient into the buffer as it is"
-
-
-def _index(side: Side) -> str:
-    if side.convention.stores == "iterate" and side.nesterov:
-        return "looks ahead with μ_{t+1}"
-    return {
-        "current": "steps with μ_t alone",
-        "next": "looks ahead with μ_{t+1}",
-        "previous": "decays its buffer by μ_{t-1}",
-    }[side.convention.momentum]
-
-
-def _decay(side: Side) -> str:
-    if not side.weight_decay:
-        return ""
-    return {
-        "coupled": "decays through the gradient, d = g + λ·θ",
-        "lr": "keeps (1 - ε·λ)·θ",
-        "lr/lr0": "keeps (1 - (ε/ε_0)·λ)·θ",
-        "lr^2/lr0": "keeps (1 - (ε²/ε_0)·λ)·θ",
-        "absolute": "keeps (1 - λ)·θ",
-        "buffer": "decays through the buffer alone",
-        "late": "decays through the buffer by the new θ",
-    }[side.convention.weight_decay]
 
 
 # ---- maps and corrections, with symbols ----
@@ -359,9 +280,8 @@ def _coordinates(a: Run, b: Run, t: int) -> tuple[Any, Any] | None:
     x, y = a.step(t), b.step(t)
     if y.a12 == 0:
         return None
-    return _algebra.cancel(_algebra.sympify(x.a11 - y.a11) / y.a12), _algebra.cancel(
-        _algebra.sympify(x.a12) / y.a12
-    )
+    u, s = x.buffer_in(y)
+    return _algebra.cancel(u), _algebra.cancel(s)
 
 
 def _buffer_map(a: Run, b: Run) -> str:

@@ -216,7 +216,8 @@ def same_over_zero(a: Side, b: Side, name: Literal["lr", "momentum"]) -> bool:
         if y.a12 == 0:
             return True
         theta, own = Fraction(5, 3), Fraction(7, 4)
-        converted = ((x.a11 - y.a11) * theta + x.a12 * own) / y.a12
+        u, s = x.buffer_in(y)
+        converted = u * theta + s * own
         gradients = [Fraction(2 * k + 3, k + 5) for k in range(8)]
         one, other = (
             list(run.path(theta, gradients, b=buffer))

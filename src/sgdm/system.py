@@ -29,6 +29,14 @@ class StepMap(NamedTuple):
     b1: Any
     b2: Any
 
+    def buffer_in(self, other: "StepMap") -> tuple[Any, Any]:
+        """Return (u, s) such that another rule's buffer is u*Θ + s times this one's.
+
+        Before a step that this and the other are, where both are one rule in two coordinates: the
+        first rows of T A = A' T. The other's a12 must not be 0.
+        """
+        return (self.a11 - other.a11) / other.a12, self.a12 / other.a12
+
     def behaviour(self) -> "Behaviour":
         """Return what it does to Θ when every step is this one."""
         if self.a12 == 0:  # the buffer is not seen: a first-order rule

@@ -251,11 +251,12 @@ def _slots(
             layout=", ".join(text for text in layouts if text),
         )
         rows.append(row)
+        found = mapped.map_of(slot, target)
         slots.append(
             Slot(
                 name=name,
-                parameter=_parameter(slot, mapped.map_of(slot, target)),
-                buffer=_buffer(slot, mapped.map_of(slot, target), row, lambda: progress(total)),
+                parameter=_parameter(slot, found),
+                buffer=_buffer(slot, found, row, lambda: progress(total)),
             )
         )
     return rows, slots

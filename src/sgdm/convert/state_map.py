@@ -203,9 +203,10 @@ def state_map(source: Setting, to: Convention, *, port_values: bool = False) -> 
             "divide by it or empty the buffer; give the lr and momentum of the step from which on "
             "they are not 0, or convert then"
         )
+    u, s = x.buffer_in(y)
     return StateMap(
-        u=float(Fraction(x.a11 - y.a11) / y.a12),
-        s=float(Fraction(x.a12) / y.a12),
+        u=float(u),
+        s=float(s),
         ahead=float(run.look_ahead(0)),
         back=float(new.look_ahead(0)),
         to=target,
