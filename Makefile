@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test train bench peers wheel lint format clean
+.PHONY: test train bench peers audit-peers wheel lint format clean
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto
@@ -23,6 +23,10 @@ bench: $(VENV)/installed
 # Builds an environment for every framework and records what its optimizers do: an hour, gigabytes.
 peers: $(VENV)/installed
 	$(BIN)/python tools/record_trajectories.py
+
+# What other optimizers really do, examined in an environment of their own: gigabytes, ten minutes.
+audit-peers: $(VENV)/installed
+	$(BIN)/python tools/audit_peers.py
 
 # The engine's tests on an installed wheel, with no compiler to be found.
 wheel: $(VENV)/installed

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from sgdm.cli.audit import audit
 from sgdm.cli.bench import bench
 from sgdm.cli.compare import compare
 from sgdm.cli.conventions import conventions
@@ -20,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(conventions)
 app.command()(compare)
 app.command()(convert)
+app.command()(audit)
 app.command()(train)
 app.command()(bench)
 

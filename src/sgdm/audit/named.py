@@ -1,0 +1,57 @@
+"""The subject that is meant by "module:name", or by a factory itself."""
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from sgdm.audit.adapters import adapted
+from sgdm.audit.subject import Subject
+from sgdm.errors import InvalidTypeError, InvalidValueError, MissingExtraError
+
+__all__ = ["subject_of"]
+
+
+def subject_of(given: str | Callable[..., Any], settings: Mapping[str, Any]) -> Subject:
+    """Return the subject that is meant by "module:name", or by what has that name.
+
+    Raises:
+        InvalidValueError: If nothing has the name.
+        InvalidTypeError: If it cannot be called, or does not show what it is.
+        MissingExtraError: If its module is not installed.
+    """
+    if isinstance(given, str):
+        module, _, name = given.partition(":")
+        found = _found(module, name, given)
+    else:
+        found = given
+        module, name = getattr(given, "__module__", ""), getattr(given, "__qualname__", "")
+        if module == "__main__" or _attribute(sys.modules.get(module), name) is not given:
+            module = ""  # it can be run, and no script can import it
+    factory, wrapper = adapted(found)
+    return Subject(factory, settings, module, name, wrapper)
+
+
+def _found(module: str, name: str, given: str) -> Any:
+    if not module or not name:
+        raise InvalidValueError.of(
+            "subject", "module:name, such as torch.optim:SGD", given, "write it so"
+        )
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a file of the user's own, as with `python -m`
+    try:
+        found = _attribute(import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{given}: {error}; install it") from error
+    if found is None:
+        raise InvalidValueError.of("subject", f"in module {module}", given, "mend the name")
+    if not callable(found):
+        raise InvalidTypeError.of("subject", "a class or function", found, "name a factory")
+    return found
+
+
+def _attribute(found: Any, name: str) -> Any:
+    """Return what a dotted name is; None where there is none."""
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found

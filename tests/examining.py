@@ -1,0 +1,91 @@
+"""Which cases a subject fails, here and by the scripts that are given out."""
+
+import traceback
+
+import torch
+
+import sgdm
+from clean_sgd import CleanSGD
+from sgdm.audit.case import run_case, script
+from sgdm.audit.cases import CASES as BATTERY
+from sgdm.audit.cases import calls, groups, notes, overflow, state
+from sgdm.audit.isolated import isolated
+from sgdm.audit.subject import Subject
+
+CASES = (*state.CASES, *overflow.CASES, *groups.CASES, *calls.CASES, *notes.CASES)
+CASE = {case.name: case for case in BATTERY}
+
+# Notes: torch's load_state_dict does not copy, and a buffer of the parameter's dtype stalls.
+OF_CLEAN = ("loaded-state-is-a-copy", "sixteen-bits-keep-moving")
+
+SETTINGS = (
+    {},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0.9, "weight_decay": 0.01},
+)
+CONVENTIONS = ("torch", "keras", "caffe", "nag", "timm", "mlx")
+
+
+def subject(factory, **settings):
+    return Subject(factory, settings, factory.__module__, factory.__qualname__)
+
+
+CLEAN = [
+    *(subject(CleanSGD, lr=0.1, **settings) for settings in SETTINGS),
+    *(
+        subject(torch.optim.SGD, lr=0.1, foreach=foreach, **settings)
+        for foreach in (False, True)
+        for settings in SETTINGS
+    ),
+    subject(torch.optim.Adam, lr=0.01),
+    subject(torch.optim.Adam, lr=0.01, foreach=True),
+    subject(torch.optim.RMSprop, lr=0.01, momentum=0.9),
+    *(
+        subject(sgdm.SGD, lr=0.1, engine=engine, **settings)
+        for engine in ("eager", "native")
+        for settings in SETTINGS
+    ),
+    *(
+        subject(sgdm.SGD, lr=0.1, momentum=0.9, engine=engine, convention=convention)
+        for engine in ("eager", "native")
+        for convention in CONVENTIONS
+    ),
+]
+
+
+def titles(subjects):
+    return [each.title() for each in subjects]
+
+
+def accusations(examined, cases=CASES):
+    """What is wrong with a subject, by the names of the cases."""
+    results = {case.name: run_case(case, examined) for case in cases}
+    return {name: seen.text for name, seen in results.items() if seen.outcome == "failed"}
+
+
+def planted_accusations(examined):
+    """What is wrong with a subject, and is not said of CleanSGD as well."""
+    return {name: text for name, text in accusations(examined).items() if name not in OF_CLEAN}
+
+
+def longest_script(cases):
+    """How many lines the longest script of these cases has."""
+    examined = subject(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1)
+    scripts = [script(case, examined, setting) for case in cases for setting in case.settings]
+    return max(len(text.strip().splitlines()) for text in scripts)
+
+
+def script_failure(name, examined):
+    """What the script of a failed case ends with."""
+    program = script(CASE[name], examined, run_case(CASE[name], examined).setting)
+
+    @isolated
+    def run():
+        exec(compile(program, name, "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
+
+    try:
+        run()
+    except Exception:  # noqa: BLE001 - whatever it ends with
+        return traceback.format_exc()
+    return ""

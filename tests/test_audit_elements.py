@@ -1,0 +1,160 @@
+"""Cases of elements: each catches what it is for, and nothing else does."""
+
+import pytest
+import torch
+
+from clean_sgd import CleanSGD
+from examining import accusations, longest_script, script_failure, subject
+from sgdm.audit.cases.elements import CASES
+from stepping import STEP_CASES, false_accusations
+
+
+class SkipsSingleElements(CleanSGD):
+    def update(self, p, g, group):
+        if p.numel() > 1 or p.dtype == torch.float64:
+            super().update(p, g, group)
+
+
+class DoublesTheTail(CleanSGD):
+    """Of one element, behind registers of four."""
+
+    def move(self, p, d, group):
+        if p.dim() == 1 and p.numel() % 4 == 1:
+            d = torch.cat([d[:-1], 2 * d[-1:]])
+        super().move(p, d, group)
+
+
+class HalvesBfloat16(CleanSGD):
+    def move(self, p, d, group):
+        super().move(p, d / 2 if p.dtype == torch.bfloat16 else d, group)
+
+
+class ReadsGradientsInMemoryOrder(CleanSGD):
+    def update(self, p, g, group):
+        if p.is_contiguous():
+            g = g.as_strided(p.shape, p.stride())
+        super().update(p, g, group)
+
+
+class TakesParametersForContiguous(CleanSGD):
+    def move(self, p, d, group):
+        rows = torch.empty(p.shape).stride()
+        super().move(p, d if p.is_contiguous() else d.as_strided(p.shape, rows), group)
+
+
+def has_gaps(p):
+    return p.dim() == 2 and not p.is_contiguous() and not p.mT.is_contiguous()
+
+
+class StumblesOverGaps(CleanSGD):
+    def move(self, p, d, group):
+        super().move(p, d.flip(0) if has_gaps(p) else d, group)
+
+
+class WritesIntoGaps(CleanSGD):
+    def move(self, p, d, group):
+        super().move(p, d, group)
+        if has_gaps(p):
+            p.as_strided((1,), (1,), p.storage_offset() + 1).zero_()
+
+
+class ReplacesMemory(CleanSGD):
+    def move(self, p, d, group):
+        p.data = p - group["lr"] * d
+
+
+class DividesBySize(CleanSGD):
+    def direction(self, p, g, group):
+        return super().direction(p, g, group) * (p.numel() / p.numel())
+
+
+class SkipsScalars(CleanSGD):
+    def update(self, p, g, group):
+        if p.dim():
+            super().update(p, g, group)
+
+
+PLANTED = [
+    (SkipsSingleElements, "every-element-moves", "0 of 1 elements moved"),
+    (DoublesTheTail, "equal-elements-stay-equal", "5 equal elements became -0.888 to -0.444"),
+    (
+        HalvesBfloat16,
+        "sixteen-bits-step-alike",
+        "what goes 0.24 in float32 is 0.12 off in torch.bfloat16",
+    ),
+    (
+        ReadsGradientsInMemoryOrder,
+        "gradient-strides-are-heeded",
+        "a transposed gradient of the same values makes another step",
+    ),
+    (
+        TakesParametersForContiguous,
+        "parameter-strides-are-heeded",
+        "a transposed parameter with its gradient takes another step",
+    ),
+    (
+        StumblesOverGaps,
+        "gaps-are-heeded",
+        "every second column of a matrix takes another step than a matrix of its own",
+    ),
+    (
+        WritesIntoGaps,
+        "memory-beside-is-left-alone",
+        "1 elements beside the parameter were changed",
+    ),
+    (ReplacesMemory, "a-view-is-written-through", "the parameter was given other memory"),
+    (DividesBySize, "empty-tensors-are-no-trouble", "ZeroDivisionError: division by zero"),
+    (
+        SkipsScalars,
+        "scalars-move",
+        "a tensor without dimensions does not move, one of one element does",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
+def test_caught_by_its_case_alone(kind, name, text):
+    found = accusations(subject(kind, lr=0.1, momentum=0.9), STEP_CASES)
+    assert found == {name: text}
+
+
+@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
+def test_script_shows_the_same(kind, name, text):
+    assert text in script_failure(name, subject(kind, lr=0.1, momentum=0.9))
+
+
+def test_every_planted_defect_has_its_case():
+    assert {name for _, name, _ in PLANTED} == {case.name for case in CASES}
+
+
+def test_what_an_empty_tensor_does_to_the_next_is_caught():
+    class EndsAtEmptyTensors(CleanSGD):
+        def update(self, p, g, group):
+            if all(q.numel() for q in group["params"]):
+                super().update(p, g, group)
+
+    found = accusations(subject(EndsAtEmptyTensors, lr=0.1), CASES)
+    assert found == {
+        "empty-tensors-are-no-trouble": "1 becomes 0.8 alone, and 1 behind an empty tensor"
+    }
+
+
+def test_fused_sgd_of_torch():
+    """pytorch issue 191763, and strides and gaps that it takes no notice of."""
+    found = accusations(subject(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True), CASES)
+    assert found == {
+        "every-element-moves": "0 of 16 elements moved",
+        "equal-elements-stay-equal": "17 equal elements became -0.443 to 0.0001",
+        "sixteen-bits-step-alike": "what goes 0.24 in float32 is 0.24 off in torch.bfloat16",
+        "gradient-strides-are-heeded": PLANTED[3][2],
+        "gaps-are-heeded": PLANTED[5][2],
+        "memory-beside-is-left-alone": "2 elements beside the parameter were changed",
+    }
+
+
+def test_nobody_is_accused_falsely():
+    assert false_accusations(CASES) == {}
+
+
+def test_every_script_is_short():
+    assert longest_script(CASES) <= 15

@@ -1,0 +1,89 @@
+"""Cases of groups: each catches what it is for, and nothing else does."""
+
+import pytest
+
+from clean_sgd import CleanSGD
+from examining import (
+    CASE,
+    CLEAN,
+    accusations,
+    longest_script,
+    planted_accusations,
+    script_failure,
+    subject,
+    titles,
+)
+from planted_sgd import (
+    DecaysOncePerParameter,
+    ForgetsItsDefaults,
+    ReadsTheFirstGroup,
+    RefusesASecondDtype,
+    SkipsWhatIsSmaller,
+    StepsOneDtype,
+)
+from sgdm.audit.cases.groups import CASES
+
+PLANTED = [
+    (
+        ReadsTheFirstGroup,
+        "groups-keep-their-settings",
+        "a group's lr=0.01 is not what it is stepped by",
+    ),
+    (
+        ForgetsItsDefaults,
+        "later-group-starts-afresh",
+        "added later, a group ends at 0.990490019, alone at 0.0489999317",
+    ),
+    (
+        StepsOneDtype,
+        "kinds-share-a-group",
+        "in one group with others, {'dtype': torch.float64} is stepped otherwise",
+    ),
+    (
+        DecaysOncePerParameter,
+        "grouping-does-not-matter",
+        "together, parameters are stepped otherwise than alone",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
+def test_caught_by_its_case_alone(kind, name, text):
+    found = planted_accusations(subject(kind, lr=0.1, momentum=0.9))
+    assert found == {name: text}
+
+
+@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
+def test_script_shows_the_same(kind, name, text):
+    examined = subject(kind, lr=0.1, momentum=0.9)
+    assert f"AssertionError: {text}" in script_failure(name, examined)
+
+
+def test_order_is_caught():
+    text = "in another order, parameters are stepped otherwise"
+    examined = subject(SkipsWhatIsSmaller, lr=0.1)
+    assert planted_accusations(examined) == {"order-does-not-matter": text}
+    assert f"AssertionError: {text}" in script_failure("order-does-not-matter", examined)
+
+
+def test_a_group_without_momentum_is_caught_beside_one_with():
+    class ReadsTheFirstMomentum(CleanSGD):
+        def update(self, p, g, group):
+            super().update(p, g, {**group, "momentum": self.param_groups[0]["momentum"]})
+
+    case = CASE["groups-keep-their-settings"]
+    found = accusations(subject(ReadsTheFirstMomentum, lr=0.1), [case])
+    assert found == {case.name: "a group's momentum=0.5 is not what it is stepped by"}
+
+
+def test_what_is_refused_is_not_accused():
+    assert planted_accusations(subject(RefusesASecondDtype, lr=0.1)) == {}
+
+
+@pytest.mark.parametrize("clean", CLEAN, ids=titles(CLEAN))
+def test_nobody_is_accused_falsely(clean):
+    assert accusations(clean, CASES) == {}
+
+
+def test_every_script_is_short():
+    assert longest_script(CASES) <= 15

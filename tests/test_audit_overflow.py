@@ -1,0 +1,57 @@
+"""Cases of numbers that are none: each catches what it is for, and nothing else does."""
+
+import pytest
+import torch
+
+from examining import (
+    CLEAN,
+    accusations,
+    longest_script,
+    planted_accusations,
+    script_failure,
+    subject,
+    titles,
+)
+from planted_sgd import StepsAnyway, UninitialisedBuffer
+from sgdm.audit.cases.overflow import CASES
+
+MOMENTUM = {"lr": 0.1, "momentum": 0.9}
+PLANTED = [
+    (StepsAnyway, "overflow-changes-nothing", "an overflow turns 0.0489999317 into -inf"),
+    (
+        UninitialisedBuffer,
+        "memory-is-initialised",
+        "step 1 put uninitialised memory into 1 of 1 elements",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
+def test_caught_by_its_case_alone(kind, name, text):
+    assert planted_accusations(subject(kind, **MOMENTUM)) == {name: text}
+
+
+@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
+def test_script_shows_the_same(kind, name, text):
+    assert f"AssertionError: {text}" in script_failure(name, subject(kind, **MOMENTUM))
+
+
+@pytest.mark.parametrize("clean", CLEAN, ids=titles(CLEAN))
+def test_nobody_is_accused_falsely(clean):
+    assert accusations(clean, CASES) == {}
+
+
+def test_fused_torch_sgd_keeps_an_uninitialised_buffer():
+    fused = subject(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True)
+    text = "an overflow turns 0.0489999317 into nan"
+    assert accusations(fused, CASES) == {"overflow-changes-nothing": text}
+    assert f"AssertionError: {text}" in script_failure("overflow-changes-nothing", fused)
+
+
+def test_the_deterministic_mode_is_put_back():
+    accusations(subject(UninitialisedBuffer, **MOMENTUM), CASES)
+    assert torch.get_deterministic_debug_mode() == 0
+
+
+def test_every_script_is_short():
+    assert longest_script(CASES) <= 15
