@@ -14,7 +14,7 @@ from torch import nn
 
 import sgdm
 from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
-from sgdm.convert.files.keras import read, write
+from sgdm.convert.files.keras import prepare, read
 
 LR, TORCH_STEPS = 0.1, 10
 
@@ -98,11 +98,11 @@ def write_for_keras(path, folder, network, optimizer, steps, lr):
         for name, param in zip(NAMES, network.parameters(), strict=True)
     ]
     hyperparameters = {"lr": lr, "momentum": 0.9, "nesterov": True}
-    write(
+    prepare(
         path,
         Checkpoint(convention="keras3", slots=slots, hyperparameters=hyperparameters, steps=steps),
         folder / "keras-training.keras",
-    )
+    )()
 
 
 def stored(tensor):

@@ -1,7 +1,15 @@
 """`sgdm convert`: whole files from one format and convention to another."""
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +17,8 @@ from typer.testing import CliRunner
 
 import sgdm
 from sgdm.cli import app
-from sgdm.convert.formats import FORMATS, get_format
+from sgdm.convert.checkpoint import Checkpoint, Slot, Stored, Times
+from sgdm.convert.formats import FORMATS, Format, get_format
 from sgdm.convert.job import Job, convert_file
 from sgdm.convert.matching import NameMap
 from sgdm.errors import FileError, InvalidUseError, InvalidValueError
@@ -146,10 +155,74 @@ def test_what_has_no_counterpart_is_an_error_unless_it_is_allowed(checkpoint, tm
     with pytest.raises(FileError) as caught:
         convert_file(given)
     assert str(caught.value) == (
-        f"{checkpoint}: without a counterpart: 0.bias (as 0.bias) of the source, extra of the "
-        "template; give a mapping file, or allow it"
+        f"{checkpoint}: without a counterpart in the template: 0.bias (as 0.bias); without a "
+        "counterpart in the source: extra; give a mapping file that fits, or allow it"
     )
     assert not target.exists()
+    made = convert_file(replace(given, allow_unmatched=True))
+    assert (made.matched.unused, made.matched.missing) == (["0.bias (as 0.bias)"], ["extra"])
+    saved = torch.load(target, weights_only=True)
+    assert list(saved["model"]) == list(other)
+    assert torch.equal(saved["model"]["extra"], other["extra"])
+    kept = torch.load(checkpoint, weights_only=True)
+    assert torch.equal(saved["model"]["0.weight"], kept["model"]["0.weight"])
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_what_is_missing_stays_as_the_template_has_it(checkpoint, tmp_path, suffix):
+    """A new head on an old body, with an optimizer of several groups."""
+    name = {"pt": "torch", "safetensors": "safetensors"}[suffix]
+    network = model().append(torch.nn.Linear(2, 2))
+    groups = [
+        {"params": list(network[:3].named_parameters())},
+        {"params": [(f"3.{n}", p) for n, p in network[3].named_parameters()], "lr": 0.7},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.3, momentum=0.5)
+    template, target = tmp_path / "t.pt", tmp_path / f"x.{suffix}"
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, template)
+    if suffix == "safetensors":
+        convert_file(job(template, tmp_path / "t.safetensors", "torch", name))
+        template = tmp_path / "t.safetensors"
+    convert_file(job(checkpoint, target, "torch", name, template=template, allow_unmatched=True))
+    convert_file(job(target, tmp_path / "end.pt", name, "torch"))
+    saved = torch.load(tmp_path / "end.pt", weights_only=True)
+    network.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.7]
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.5]
+    assert network[3].weight not in optimizer.state
+    kept = torch.load(checkpoint, weights_only=True)["optimizer"]["state"]
+    assert torch.equal(
+        optimizer.state[network[2].get_parameter("bias")]["momentum_buffer"],
+        kept[3]["momentum_buffer"],
+    )
+
+
+def test_a_rule_that_fits_nothing_is_an_error_unless_it_is_allowed(checkpoint, tmp_path):
+    given = job(checkpoint, tmp_path / "x.pt", "torch", "torch", names=NameMap({"conv*": "c*"}))
+    with pytest.raises(FileError, match=r"rules of the mapping that fit nothing: conv\*; give"):
+        convert_file(given)
+    convert_file(replace(given, allow_unmatched=True))
+
+
+def test_a_target_that_is_named_as_another_format_is_refused(checkpoint, tmp_path):
+    with pytest.raises(
+        InvalidValueError, match=r"target must be named as a file of format 'torch'"
+    ):
+        convert_file(job(checkpoint, tmp_path / "x.safetensors", "torch", "torch"))
+
+
+def test_a_convention_that_a_file_makes_up_is_its_error(tmp_path):
+    path = tmp_path / "x.pt"
+    optimizer = sgdm.SGD(model().parameters(), lr=0.1)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["convention"] = "\x1b[31mmine"
+    torch.save(saved, path)
+    with pytest.raises(FileError) as caught:
+        convert_file(job(path, tmp_path / "y.pt", "torch", "torch"))
+    assert str(caught.value) == (
+        f"{path}: convention: \\x1b[31mmine is not known; see sgdm conventions"
+    )
 
 
 def test_a_state_that_cannot_be_converted_leaves_the_target_as_it_was(checkpoint, tmp_path):
@@ -184,18 +257,416 @@ def test_numbers_that_are_needed_are_asked_for(checkpoint, tmp_path):
     assert made.map is None
 
 
-def test_groups_that_differ_are_not_converted_by_the_first_ones_numbers(tmp_path):
+@pytest.fixture
+def grouped(tmp_path):
+    """Half-way through, with groups that differ in what a conversion goes by."""
     network = model()
-    groups = [{"params": network[0].parameters()}, {"params": network[2].parameters(), "lr": 0.01}]
+    groups = [
+        {"params": list(network[0].named_parameters(prefix="0"))},
+        {
+            "params": list(network[2].named_parameters(prefix="2")),
+            "lr": 0.01,
+            "weight_decay": 0.1,
+            "momentum": 0.5,
+        },
+    ]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     train(network, optimizer)
-    path, target = tmp_path / "a.pt", tmp_path / "b.safetensors"
+    path = tmp_path / "grouped.pt"
     torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
-    with pytest.raises(FileError, match="its parameter groups differ in lr, and a file is conver"):
-        convert_file(job(path, target, "torch", "safetensors", convention="keras"))
-    assert not target.exists()
-    made = convert_file(job(path, target, "torch", "safetensors"))
-    assert "groups differ in lr: the first's is taken" in made.remarks
+    return network, optimizer, path
+
+
+@pytest.mark.parametrize("convention", ["torch", "keras", "caffe"])
+def test_every_group_is_converted_by_its_own_numbers(grouped, tmp_path, convention):
+    network, optimizer, path = grouped
+    middle, end = tmp_path / "b.safetensors", tmp_path / "c.pt"
+    convert_file(job(path, middle, "torch", "safetensors", convention=convention))
+    convert_file(job(middle, end, "safetensors", "torch"))
+    again = model()
+    saved = torch.load(end, weights_only=True)
+    groups = [{"params": again[0].parameters()}, {"params": again[2].parameters()}]
+    loaded = torch.optim.SGD(groups)
+    again.load_state_dict(saved["model"])
+    loaded.load_state_dict(saved["optimizer"])
+    numbers = [(g["lr"], g["momentum"], g["weight_decay"]) for g in loaded.param_groups]
+    assert numbers == [(0.1, 0.9, 0), (0.01, 0.5, 0.1)]
+    assert train(again, loaded) == pytest.approx(train(network, optimizer), rel=1e-6)
+
+
+def test_one_lr_is_not_given_for_groups_that_have_their_own(grouped, tmp_path):
+    given = job(grouped[2], tmp_path / "b.pt", "torch", "torch", hyperparameters={"lr": 0.3})
+    with pytest.raises(InvalidValueError, match=r"lr must be left out where .*: 2.weight, 2.bias"):
+        convert_file(given)
+
+
+def test_what_a_format_does_not_hold_of_single_parameters_is_named(grouped, tmp_path):
+    """A `.solverstate` has neither; of lr_mult a template would say."""
+    alone = tmp_path / "alone.pt"
+    torch.save(grouped[1].state_dict(), alone)
+    made = convert_file(job(alone, tmp_path / "x.solverstate", "torch", "caffe"))
+    assert [remark for remark in made.remarks if "not held by caffe" in remark] == [
+        "lr of 2.weight, 2.bias: not held by caffe",
+        "momentum of 2.weight, 2.bias: not held by caffe",
+        "weight_decay of 2.weight, 2.bias: not held by caffe",
+    ]
+
+
+def test_a_multiple_of_the_file_s_lr_is_a_group(tmp_path, monkeypatch):
+    """As Caffe's lr_mult; and a template's multiple holds, whatever the source had."""
+    network = model()
+    own = {"params": [network[0].bias, network[2].bias], "lr": 0.2}
+    groups = [{"params": [network[0].weight, network[2].weight]}, own]
+    optimizer = sgdm.SGD(groups, lr=0.1, momentum=0.9, convention="caffe")
+    train(network, optimizer)
+
+    def stored(tensor):
+        return Stored(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().clone())
+
+    written = {}
+    fake: Any = ModuleType("sgdm.convert.files.fake")
+
+    @contextmanager
+    def read(path, weights=None):
+        yield Checkpoint(
+            convention="caffe",
+            slots=[
+                Slot(
+                    name=name,
+                    parameter=stored(p),
+                    buffer=stored(optimizer.state[p]["momentum_buffer"]),
+                    own={"lr": Times(2)} if "bias" in name else {},
+                )
+                for name, p in network.named_parameters()
+            ],
+        )
+
+    fake.read = read
+    fake.prepare = lambda path, checkpoint, template: (
+        lambda: written.update((slot.name, slot.buffer.read()) for slot in checkpoint.slots)
+    )
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setitem(FORMATS, "fake", Format("fake", "caffe"))
+    path, given = tmp_path / "x.pt", {"lr": 0.1, "momentum": 0.9, "nesterov": False}
+    convert_file(job(tmp_path, path, "fake", "torch", hyperparameters=given))
+    again = model()
+    saved = torch.load(path, weights_only=True)
+    again.load_state_dict(saved["model"])
+    named = dict(again.named_parameters())
+    names = [group["param_names"] for group in saved["optimizer"]["param_groups"]]
+    loaded = torch.optim.SGD([{"params": [named[name] for name in its]} for its in names])
+    loaded.load_state_dict(saved["optimizer"])
+    assert [group["lr"] for group in loaded.param_groups] == [0.1, 0.2]
+    made = convert_file(job(path, tmp_path / "y", "torch", "fake", template=tmp_path))
+    assert made.remarks == []
+    for name, p in network.named_parameters():
+        b = optimizer.state[p]["momentum_buffer"]
+        assert torch.allclose(written[name], b, rtol=1e-6), name
+    assert train(again, loaded) == pytest.approx(train(network, optimizer), rel=1e-5)
+    one = convert_file(
+        job(path_of_one_group(tmp_path), tmp_path / "y", "torch", "fake", template=tmp_path)
+    )
+    assert one.remarks == [
+        "lr of 0.bias, 2.bias: in the target it is what the template makes of it"
+    ]
+
+
+def path_of_one_group(folder) -> Path:
+    network = model()
+    optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1, momentum=0.9)
+    train(network, optimizer)
+    path = folder / "one.pt"
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    return path
+
+
+def test_a_template_does_not_override_the_run(checkpoint, tmp_path):
+    """Its lr, momentum, nesterov and decay are those of a run that never was."""
+    template, middle, end = tmp_path / "t.pt", tmp_path / "b.safetensors", tmp_path / "c.pt"
+    fresh = model()
+    other = sgdm.SGD(fresh.named_parameters(), lr=0.02, momentum=0.5, weight_decay_mode="absolute")
+    torch.save({"model": fresh.state_dict(), "optimizer": other.state_dict()}, template)
+    convert_file(job(checkpoint, middle, "torch", "safetensors", convention="keras"))
+    made = job(middle, end, "safetensors", "torch", template=template)
+    convert_file(made)
+    (group,) = torch.load(end, weights_only=True)["optimizer"]["param_groups"]
+    assert (group["lr"], group["momentum"], group["nesterov"]) == (0.1, 0.9, True)
+    assert group.get("weight_decay_mode") is None
+    convert_file(replace(made, hyperparameters={"lr": 0.3}))
+    (group,) = torch.load(end, weights_only=True)["optimizer"]["param_groups"]
+    assert group["lr"] == 0.3
+
+
+def test_a_template_of_another_convention_is_refused(checkpoint, tmp_path):
+    template = tmp_path / "t.pt"
+    fresh = model()
+    other = sgdm.SGD(fresh.named_parameters(), lr=0.02, convention="caffe")
+    torch.save({"model": fresh.state_dict(), "optimizer": other.state_dict()}, template)
+    with pytest.raises(FileError) as caught:
+        convert_file(job(checkpoint, tmp_path / "x.pt", "torch", "torch", template=template))
+    assert str(caught.value) == (
+        f"{template}: template: its convention is 'caffe', and 'torch' is to be written; give a "
+        "template of the convention that is converted to"
+    )
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_first_step_that_would_be_another_is_refused_as_in_memory(tmp_path, trained):
+    """torch's first buffer is the whole gradient, whatever the dampening."""
+    network, path = model(), tmp_path / "a.pt"
+    optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1, momentum=0.8, dampening=0.5)
+    if trained:
+        network[2].requires_grad_(False)
+        train(network, optimizer)
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    given = job(path, tmp_path / "b.pt", "torch", "torch", convention="keras", port=True)
+    with pytest.raises(InvalidUseError, match=r"before every parameter has made its first step"):
+        convert_file(given)
+
+
+def test_without_a_buffer_rules_and_numbers_are_checked_all_the_same(tmp_path):
+    network, path = model(), tmp_path / "a.pt"
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    given = job(path, tmp_path / "b.pt", "torch", "torch", convention="ema")
+    with pytest.raises(InvalidUseError, match=r"port=True takes lr=1, momentum=0.9"):
+        convert_file(given)
+    convert_file(replace(given, port=True))
+    (group,) = torch.load(given.target, weights_only=True)["optimizer"]["param_groups"]
+    assert (group["convention"], group["lr"]) == ("ema", pytest.approx(1.0))
+    for name, value in {"lr": -1.0, "momentum": float("nan"), "weight_decay": -1.0}.items():
+        with pytest.raises(InvalidValueError, match=f"{name} must be a finite number >= 0"):
+            convert_file(replace(given, convention=None, hyperparameters={name: value}))
+
+
+def test_what_the_target_s_rule_has_no_place_for_is_not_written(tmp_path):
+    """ν of quasi-hyperbolic momentum, which would make torch's file another convention's."""
+    network, path, end = model(), tmp_path / "a.pt", tmp_path / "b.pt"
+    optimizer = sgdm.SGD(network.parameters(), lr=0.1, momentum=0.9, convention="qhm", nu=0.9)
+    train(network, optimizer)
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    convert_file(job(path, end, "torch", "torch", port=True))
+    saved = torch.load(end, weights_only=True)
+    (group,) = saved["optimizer"]["param_groups"]
+    assert {"nu", "convention"}.isdisjoint(group)
+    again = model()
+    loaded = torch.optim.SGD(again.parameters())
+    again.load_state_dict(saved["model"])
+    loaded.load_state_dict(saved["optimizer"])
+    assert train(again, loaded) == pytest.approx(train(network, optimizer), rel=1e-5)
+
+
+@pytest.mark.parametrize("middle", ["b.pt", "b.safetensors"])
+def test_the_first_lr_and_the_last_momentum_come_along(tmp_path, middle):
+    """Both are of the past, and the coming step depends on them."""
+    for convention, change in (("composer", {"lr": 0.01}), ("kaldi-nnet3", {"momentum": 0.6})):
+        network, path = model(), tmp_path / "a.pt"
+        decay: dict[str, Any] = {"weight_decay": 0.3} if convention == "composer" else {}
+        optimizer = sgdm.SGD(
+            network.parameters(), lr=0.1, momentum=0.9, convention=convention, **decay
+        )
+        train(network, optimizer)
+        optimizer.param_groups[0].update(change)
+        torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+        name = {".pt": "torch"}.get(Path(middle).suffix, "safetensors")
+        options = {"convention": convention}
+        convert_file(job(path, tmp_path / middle, "torch", name, **options))
+        convert_file(job(tmp_path / middle, tmp_path / "c.pt", name, "torch", **options))
+        again = model()
+        saved = torch.load(tmp_path / "c.pt", weights_only=True)
+        loaded = sgdm.SGD(again.parameters(), lr=0.7, convention=convention)
+        again.load_state_dict(saved["model"])
+        loaded.load_state_dict(saved["optimizer"])
+        for key in ("lr0", "last_momentum"):
+            assert loaded.param_groups[0].get(key) == optimizer.param_groups[0].get(key)
+        assert train(again, loaded) == train(network, optimizer), convention
+
+
+def test_a_decay_that_torch_does_not_know_is_ported_or_refused(tmp_path):
+    network, path, end = model(), tmp_path / "a.pt", tmp_path / "b.pt"
+    optimizer = sgdm.SGD(
+        network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.2, convention="keras"
+    )
+    train(network, optimizer)
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    with pytest.raises(InvalidUseError, match=r"port=True takes lr=0.1, momentum=0.882"):
+        convert_file(job(path, end, "torch", "torch"))
+    convert_file(job(path, end, "torch", "torch", port=True))
+    again = model()
+    saved = torch.load(end, weights_only=True)
+    loaded = torch.optim.SGD(again.parameters())
+    again.load_state_dict(saved["model"])
+    loaded.load_state_dict(saved["optimizer"])
+    assert train(again, loaded) == pytest.approx(train(network, optimizer), rel=1e-5)
+
+
+def test_a_decay_that_only_sgdm_knows_stays_in_a_copy_and_is_named(tmp_path):
+    network, path, end = model(), tmp_path / "a.pt", tmp_path / "b.pt"
+    optimizer = sgdm.SGD(
+        network.named_parameters(), lr=0.1, momentum=0.9, weight_decay=0.2, weight_decay_mode="lr"
+    )
+    train(network, optimizer)
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    assert convert_file(job(path, end, "torch", "torch")).remarks == [
+        "weight_decay_mode='lr': sgdm.SGD decays so, torch.optim.SGD does not"
+    ]
+    again = model()
+    saved = torch.load(end, weights_only=True)
+    loaded = sgdm.SGD(again.parameters())
+    again.load_state_dict(saved["model"])
+    loaded.load_state_dict(saved["optimizer"])
+    assert train(again, loaded) == train(network, optimizer)
+
+
+def test_with_a_learning_rate_of_zero_one_rule_is_copied_to_the_bit(checkpoint, tmp_path):
+    """As in the first step of a warm-up."""
+    middle, end = tmp_path / "b.safetensors", tmp_path / "c.pt"
+    given: dict[str, Any] = {"hyperparameters": {"lr": 0.0}}
+    convert_file(job(checkpoint, middle, "torch", "safetensors", **given))
+    convert_file(job(middle, end, "safetensors", "torch"))
+    old, new = (torch.load(path, weights_only=True) for path in (checkpoint, end))
+    assert new["optimizer"]["param_groups"][0]["lr"] == 0.0
+    for index, state in old["optimizer"]["state"].items():
+        b = new["optimizer"]["state"][index]["momentum_buffer"]
+        assert torch.equal(b, state["momentum_buffer"])
+    with pytest.raises(InvalidUseError, match="before a step with lr = 0"):
+        convert_file(replace(job(middle, end, "safetensors", "torch"), convention="keras"))
+
+
+def test_weights_alone_as_a_template_tell_nothing_of_groups(grouped, tmp_path):
+    network, _, path = grouped
+    template, end = tmp_path / "t.pt", tmp_path / "c.pt"
+    torch.save(network.state_dict(), template)
+    convert_file(job(path, end, "torch", "torch", template=template))
+    groups = torch.load(end, weights_only=True)["optimizer"]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.1, 0.01]
+
+
+def test_what_a_template_leaves_open_is_said(checkpoint, tmp_path):
+    made = convert_file(job(checkpoint, tmp_path / "x.pt", "torch", "torch", template=checkpoint))
+    assert made.remarks == [
+        "the optimizer names no parameters: taken to be in the model's order "
+        "(SGD(model.named_parameters(), ...) names them)"
+    ]
+
+
+@pytest.mark.parametrize("lr", [5e-324, 1.7e308])
+def test_numbers_beyond_every_float_are_refused(checkpoint, tmp_path, lr):
+    middle, given = tmp_path / "b.safetensors", {"hyperparameters": {"lr": lr}}
+    convert_file(job(checkpoint, middle, "torch", "safetensors", convention="keras", **given))
+    if lr < 1:
+        with pytest.raises(InvalidUseError, match="numbers beyond every float"):
+            convert_file(job(middle, tmp_path / "c.pt", "safetensors", "torch"))
+
+
+@pytest.mark.parametrize("target", [".", "/", "a\0b"])
+def test_what_is_no_place_for_a_file_is_refused_in_a_dry_run_too(checkpoint, target):
+    with pytest.raises(FileError, match="cannot be written"):
+        convert_file(job(checkpoint, Path(target), "torch", "torch", dry_run=True))
+
+
+def test_through_a_symlink_its_file_is_written(checkpoint, tmp_path):
+    real, link = tmp_path / "real.pt", tmp_path / "link.pt"
+    link.symlink_to(real)
+    convert_file(job(checkpoint, link, "torch", "torch"))
+    assert link.is_symlink()
+    assert torch.load(real, weights_only=True)["model"].keys()
+
+
+@pytest.mark.parametrize("name", ["torch", "safetensors"])
+def test_a_pipe_is_no_source(tmp_path, name):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileError, match="is no regular file"):
+        convert_file(job(pipe, tmp_path / "x", name, "torch"))
+
+
+def test_what_16_bits_lose_is_named(tmp_path):
+    network, path = model().bfloat16(), tmp_path / "a.pt"
+    optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1, momentum=0.9)
+    for p in network.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    given = job(path, tmp_path / "b.safetensors", "torch", "safetensors")
+    assert convert_file(given).remarks == []
+    assert convert_file(replace(given, convention="keras")).remarks == [
+        "momentum of 0.weight, 0.bias, 2.weight, 2.bias is rounded to torch.bfloat16 once more"
+    ]
+
+
+def test_statistics_of_batchnorm_come_along(tmp_path, seed):
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1, momentum=0.9)
+    train(network, optimizer)
+    path, middle, end = tmp_path / "a.pt", tmp_path / "b.safetensors", tmp_path / "c.pt"
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+    convert_file(job(path, middle, "torch", "safetensors", convention="keras"))
+    convert_file(job(middle, end, "safetensors", "torch", template=path))
+    again = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    saved = torch.load(end, weights_only=True)
+    again.load_state_dict(saved["model"])  # strictly
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    loaded = torch.optim.SGD(again.parameters())
+    loaded.load_state_dict(saved["optimizer"])
+    assert train(again, loaded) == pytest.approx(train(network, optimizer), rel=1e-5)
+
+
+def test_names_are_shown_without_what_a_terminal_would_do(tmp_path):
+    path, target = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({f"\x1b]0;{i}\x07": torch.ones(1) for i in range(2000)}, path)
+    result = invoke("convert", path, target, "--from", "torch", "--to", "torch")
+    assert "\x1b" not in result.output
+    template = tmp_path / "t.pt"
+    torch.save({"a": torch.ones(1)}, template)
+    given = ["convert", path, target, "--from", "torch", "--to", "torch", "--template", template]
+    with pytest.raises(FileError) as caught:
+        invoke(*given)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("dtype", "convention"), [("bfloat16", "keras"), ("float32", "sutskever")])
+def test_two_of_the_largest_tensor_are_in_memory(tmp_path, dtype, convention):
+    """Norms and maps go in pieces, also one that needs the parameter and moves it."""
+    script = """
+        import re, sys, torch
+        from pathlib import Path
+        from sgdm.convert.job import Job, convert_file
+        source, target, dtype, convention = sys.argv[1:]
+        status = Path("/proc/self/status")
+        peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) / 1000
+        before = peak()
+        convert_file(
+            Job(
+                source=Path(source),
+                target=Path(target),
+                source_format="torch",
+                target_format="safetensors",
+                convention=convention,
+            )
+        )
+        print(peak() - before)
+    """
+    n = 200_000_000 // getattr(torch, dtype).itemsize
+    p = torch.nn.Parameter(torch.zeros(n, dtype=getattr(torch, dtype)))
+    optimizer = torch.optim.SGD([("p", p)], lr=0.1, momentum=0.9, nesterov=True)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    path = tmp_path / "a.pt"
+    torch.save({"model": {"p": p.detach()}, "optimizer": optimizer.state_dict()}, path)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), path, tmp_path / "b", dtype, convention],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    print(f"{float(done.stdout):.0f} MB")
+    assert float(done.stdout) < 2.2 * 200 + 200
 
 
 def test_the_kind_of_decay_is_written_where_it_is_not_the_conventions_own(tmp_path):
@@ -222,7 +693,7 @@ def test_formats_are_named():
     for name, found in FORMATS.items():
         module = found.load()
         assert callable(module.read), name
-        assert callable(module.write), name
+        assert callable(module.prepare), name
         assert found.convention is None or sgdm.get_convention(found.convention).runs
 
 

@@ -1,6 +1,8 @@
 """Keras files: what the real Keras wrote, read, gone on from, written, and broken."""
 
+import io
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -14,10 +16,14 @@ import pytest
 import torch
 
 from keras_network import LR, NAMES, go_on_from, stored, train, train_in_torch, write_for_keras
+from live import recorded_or_live
 from mutations import check_reader
-from sgdm.convert.files.keras import read, write
-from sgdm.convert.hdf5 import find_datasets
+from sgdm.convert import hdf5
+from sgdm.convert.files.keras import prepare, read
+from sgdm.convert.hdf5 import find_datasets, read_dataset
+from sgdm.convert.job import Job, convert_file
 from sgdm.convert.layout import Layout, to_torch
+from sgdm.convert.matching import NameMap
 from sgdm.errors import FileError
 
 FILES = Path(__file__).parent / "conformance" / "files"
@@ -81,9 +87,17 @@ def refusal(call, *args, **kwargs):
     return str(caught.value)
 
 
-def test_torch_goes_on_from_keras_as_keras_does():
-    data = np.load(FILES / "keras-training.npz")
-    network, optimizer, done = go_on_from(TRAINING, LR / 10)
+@pytest.fixture(scope="module", params=["recorded", "live"])
+def trained(request, tmp_path_factory):
+    """The folder in which Keras has trained, and gone on from torch."""
+    training = "tools/peers/main/keras_training.py"
+    programs = ((training, "start"), ("tests/keras_network.py",), (training, "go_on"))
+    return recorded_or_live(request, tmp_path_factory, "keras", *programs)
+
+
+def test_torch_goes_on_from_keras_as_keras_does(trained):
+    data = np.load(trained / "keras-training.npz")
+    network, optimizer, done = go_on_from(trained / "keras-training.keras", LR / 10)
     losses = train(network, optimizer, data, done, len(data["after"]))
     np.testing.assert_allclose(losses, data["after"], rtol=0, atol=1e-5)
     for name, param in zip(NAMES, network.parameters(), strict=True):
@@ -99,13 +113,13 @@ def test_without_its_momentum_it_would_not():
     assert np.abs(losses - data["after"]).max() > 0.1
 
 
-def test_keras_goes_on_from_torch_as_torch_does(tmp_path):
-    data, went_on = (np.load(FILES / f"keras-{name}.npz") for name in ("training", "from-torch"))
-    network, optimizer, done = train_in_torch(FILES)
+def test_keras_goes_on_from_torch_as_torch_does(trained, tmp_path):
+    data, went_on = (np.load(trained / f"keras-{name}.npz") for name in ("training", "from-torch"))
+    network, optimizer, done = train_in_torch(trained)
     # The file that Keras went on from is the one that is written here.
-    write_for_keras(tmp_path / "x.keras", FILES, network, optimizer, done, LR / 10)
+    write_for_keras(tmp_path / "x.keras", trained, network, optimizer, done, LR / 10)
     (checkpoint, mine), (its_checkpoint, its) = (
-        everything(path) for path in (tmp_path / "x.keras", FILES / "keras-from-torch.keras")
+        everything(path) for path in (tmp_path / "x.keras", trained / "keras-from-torch.keras")
     )
     assert checkpoint.steps == its_checkpoint.steps == went_on["done"]
     assert checkpoint.hyperparameters["lr"] == went_on["lr"] == np.float32(LR / 10)
@@ -149,6 +163,7 @@ def test_what_the_files_say_besides():
             "the moving average of every parameter (use_ema)",
             "gradients accumulated over 2 iterations",
             "what exclude_from_weight_decay leaves out, which Keras does not save",
+            "an update begun: gradients of 1 of 2 iterations",
         ]
         assert nested.slots[0].layout == "HWCM -> (CM)1HW"
         assert nested.slots[5].layout == "HWIO -> OIHW"
@@ -168,7 +183,7 @@ def test_what_is_written_is_read_to_the_bit(tmp_path, seed, title, suffix):
         )
         for name, parts in tensors.items()
     }
-    write(path, replace(in_memory(checkpoint, drawn), steps=41), template)
+    prepare(path, replace(in_memory(checkpoint, drawn), steps=41), template)()
     again, read_back = everything(path, None if suffix == ".keras" else template)
     for name, parts in drawn.items():
         for part, back in zip(parts, read_back[name], strict=True):
@@ -181,7 +196,7 @@ def test_what_is_written_is_read_to_the_bit(tmp_path, seed, title, suffix):
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):
     checkpoint, tensors = everything(TRAINING)
-    write(tmp_path / "x.weights.h5", in_memory(checkpoint, tensors), TRAINING)
+    prepare(tmp_path / "x.weights.h5", in_memory(checkpoint, tensors), TRAINING)()
     whole = weights_of(TRAINING, tmp_path / "whole.h5")
     assert (tmp_path / "x.weights.h5").read_bytes() == whole.read_bytes()
 
@@ -189,14 +204,14 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
 def test_a_template_may_be_written_over(tmp_path):
     path = Path(shutil.copy(TRAINING, tmp_path / "x.keras"))
     with read(path) as checkpoint:
-        write(path, replace(checkpoint, steps=3), path)
+        prepare(path, replace(checkpoint, steps=3), path)()
     assert everything(path)[0].steps == 3
 
 
 def test_absent_momentum_is_zeros_to_keras(tmp_path):
     checkpoint, tensors = everything(TRAINING)
     absent = {name: (parameter, None) for name, (parameter, _) in tensors.items()}
-    write(tmp_path / "x.keras", in_memory(checkpoint, absent), TRAINING)
+    prepare(tmp_path / "x.keras", in_memory(checkpoint, absent), TRAINING)()
     _, back = everything(tmp_path / "x.keras")
     assert all(buffer is not None and not buffer.any() for _, buffer in back.values())
 
@@ -231,8 +246,259 @@ def test_weights_alone_are_named_by_their_paths(tmp_path):
     assert depthwise is not None
     assert depthwise.shape == (12, 1, 3, 3)
     template = Path(shutil.copy(alone, tmp_path / "template.weights.h5"))
-    write(alone, in_memory(checkpoint, tensors), template)
+    prepare(alone, in_memory(checkpoint, tensors), template)()
     assert alone.read_bytes() == without
+
+
+def made(path, layers, variables, **options):
+    """Make an archive: layers as (class, configuration), variables by their places."""
+    h5py = pytest.importorskip("h5py")
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for place, value in variables.items():
+            file[place] = value
+    sgd = {"learning_rate": 0.1, "momentum": 0.9, "nesterov": False, **options}
+    optimizer = {"module": "keras.optimizers", "class_name": "SGD", "config": sgd}
+    if options.get("scaled"):
+        inner = {"inner_optimizer": optimizer}
+        optimizer = {**optimizer, "class_name": "LossScaleOptimizer", "config": inner}
+    layers = [{"class_name": kind, "config": config} for kind, config in layers]
+    config = {"config": {"layers": layers}, "compile_config": {"optimizer": optimizer}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights.getvalue())
+    return path
+
+
+def numbered(prefix, *values):
+    """These values, as variables of an optimizer."""
+    numbers = [np.int32(7), np.float32(0.1)]
+    return {f"{prefix}/{i}": value for i, value in enumerate([*numbers, *values])}
+
+
+def ones(*shape):
+    return np.ones(shape, "f4")
+
+
+DENSE = ("Dense", {"name": "a", "use_bias": True})
+OF_DENSE = {"layers/dense/vars/0": ones(2, 3), "layers/dense/vars/1": ones(3)}
+
+
+def test_what_no_optimizer_steps_is_told(tmp_path):
+    norm = {"scale": True, "center": False}
+    frozen = ("Dense", {"name": "b", "use_bias": False, "trainable": False})
+    variables = {
+        **OF_DENSE,
+        **{f"layers/batch_normalization/vars/{i}": ones(3) for i in range(3)},
+        "layers/dense_1/vars/0": ones(3, 1),
+        **numbered("optimizer/vars", ones(2, 3), ones(3), ones(3)),
+    }
+    layers = [DENSE, ("BatchNormalization", {"name": "n", **norm}), frozen]
+    path = made(tmp_path / "x.keras", layers, variables)
+    with read(path) as checkpoint:
+        assert {slot.name: slot.stepped for slot in checkpoint.slots} == {
+            "a/kernel": True,
+            "a/bias": True,
+            "n/gamma": True,
+            "n/moving_mean": False,
+            "n/moving_variance": False,
+            "b/kernel": False,
+        }
+        assert [slot.name for slot in checkpoint.slots if slot.buffer] == [
+            "a/kernel",
+            "a/bias",
+            "n/gamma",
+        ]
+
+
+def test_without_a_config_statistics_are_told_by_their_number(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    for count, statistics in ((4, 2), (3, 2), (2, 2), (7, 5), (5, 5)):
+        path = tmp_path / f"{count}.weights.h5"
+        with h5py.File(path, "w") as file:
+            for i in range(count):
+                file[f"layers/batch_normalization/vars/{i}"] = ones(3)
+            file["layers/dense/vars/0"] = ones(3, 2)
+        with read(path) as checkpoint:
+            stepped = [slot.stepped for slot in checkpoint.slots]
+        assert stepped == [True] * (count - statistics) + [False] * statistics + [True]
+
+
+def test_batch_norm_goes_to_torch_and_back_with_its_statistics(tmp_path, seed):
+    norm = {"name": "n", "scale": True, "center": True}
+    generator = np.random.default_rng(seed)
+
+    def drawn(*shape):
+        return generator.standard_normal(shape).astype("f4")
+
+    trained = [drawn(3, 2), drawn(2), drawn(2), drawn(2)]
+    places = [f"layers/dense/vars/{i}" for i in range(2)]
+    places += [f"layers/batch_normalization/vars/{i}" for i in range(4)]
+    variables = {
+        **dict(zip(places, [*trained, drawn(2), drawn(2) ** 2], strict=True)),
+        **numbered("optimizer/vars", *(drawn(*value.shape) for value in trained)),
+    }
+    source = made(tmp_path / "a.keras", [DENSE, ("BatchNormalization", norm)], variables)
+    names = {
+        "a/kernel": "0.weight",
+        "a/bias": "0.bias",
+        "n/gamma": "1.weight",
+        "n/beta": "1.bias",
+        "n/moving_mean": "1.running_mean",
+        "n/moving_variance": "1.running_var",
+    }
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.SGD(network.named_parameters(), lr=0.1, momentum=0.9)
+    template, there, back = (tmp_path / name for name in ("t.pt", "b.pt", "c.keras"))
+    torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, template)
+    for given in (template, None):
+        convert_file(
+            Job(
+                source=source,
+                target=there,
+                source_format="keras",
+                target_format="torch",
+                template=given,
+                names=NameMap(names),
+            )
+        )
+        made_of = torch.load(there, weights_only=True)
+        network.load_state_dict(made_of["model"])
+        optimizer.load_state_dict(made_of["optimizer"])
+        statistic = network.state_dict()["1.running_var"]
+        assert statistic.tolist() == variables[places[-1]].tolist()
+        convert_file(
+            Job(
+                source=there,
+                target=back,
+                source_format="torch",
+                target_format="keras",
+                template=source,
+                names=NameMap({new: old for old, new in names.items()}),
+            )
+        )
+        (_, before), (_, after) = everything(source), everything(back)
+        for name, parts in before.items():
+            torch.testing.assert_close(after[name], parts, rtol=1e-6, atol=0)
+
+
+def test_what_the_template_s_optimizer_has_accumulated_begins_anew(tmp_path):
+    """Its moving averages at the parameters, its gradients at zero, on an update's first one."""
+    sevens = [7 * ones(2, 3), 7 * ones(3)]
+    variables = {**OF_DENSE, **numbered("optimizer/vars", *sevens, *sevens, *sevens)}
+    options = {"use_ema": True, "gradient_accumulation_steps": 2, "clipnorm": 0.5}
+    template = made(tmp_path / "template.keras", [DENSE], variables, **options)
+    checkpoint, _ = everything(template)
+    new = {"a/kernel": (2.0, 3.0), "a/bias": (4.0, 5.0)}
+    tensors = {
+        slot.name: tuple(torch.full(slot.parameter.shape, value) for value in new[slot.name])
+        for slot in checkpoint.slots
+        if slot.parameter is not None
+    }
+    path = tmp_path / "x.keras"
+    given = replace(in_memory(checkpoint, tensors), steps=None, remarks=[])
+    prepare(path, given, template)()
+    assert given.remarks == [
+        "of the template: 3 updates done",
+        "of the template: clipnorm=0.5",
+        "of the template: gradients accumulated over 2 iterations",
+        "of the template: the moving average of every parameter (use_ema)",
+    ]
+    with path.open("rb") as file, zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("model.weights.h5").header_offset + 30 + len("model.weights.h5")
+        found = {
+            place: read_dataset(file, path, dataset).unique().tolist()
+            for place, dataset in find_datasets(file, path, start=start).items()
+        }
+    assert found == {
+        "layers/dense/vars/0": [2],
+        "layers/dense/vars/1": [4],
+        "optimizer/vars/0": [6],
+        "optimizer/vars/1": [pytest.approx(0.1)],
+        **{f"optimizer/vars/{i + 2}": [value] for i, value in enumerate([2, 4, 0, 0, 3, 5])},
+    }
+
+
+def test_what_the_checkpoint_does_not_say_stays_and_is_told(tmp_path):
+    checkpoint, tensors = everything(TRAINING)
+    silent = replace(in_memory(checkpoint, tensors), hyperparameters={})
+    prepare(tmp_path / "x.keras", silent, TRAINING)
+    assert silent.remarks == [
+        "of the template: lr=0.1",
+        "of the template: momentum=0.9",
+        "of the template: nesterov=1",
+        "of the template: weight_decay=0",
+    ]
+
+
+def test_a_loss_scale_optimizer_is_read_and_both_copies_are_written(tmp_path):
+    inner = numbered("optimizer/inner_optimizer/vars", ones(2, 3), ones(3))
+    own = [np.int32(0), np.float32(1024), *inner.values()]
+    variables = {**OF_DENSE, **inner, **numbered("optimizer/vars", *own)}
+    template = made(tmp_path / "template.keras", [DENSE], variables, scaled=True)
+    checkpoint, tensors = everything(template)
+    assert checkpoint.steps == 7
+    assert checkpoint.remarks == ["the scale of the loss (LossScaleOptimizer)"]
+    tensors = {
+        name: (p, torch.full_like(p, 2)) for name, (p, _) in tensors.items() if p is not None
+    }
+    path = tmp_path / "x.weights.h5"
+    prepare(path, replace(in_memory(checkpoint, tensors), steps=9), template)()
+    with path.open("rb") as file:
+        found = {
+            place: read_dataset(file, path, dataset).unique().tolist()
+            for place, dataset in find_datasets(file, path).items()
+        }
+    for i, expected in enumerate([[9], [pytest.approx(0.1)], [2], [2]]):
+        assert found[f"optimizer/inner_optimizer/vars/{i}"] == expected
+        assert found[f"optimizer/vars/{i + 4}"] == expected
+    assert found["optimizer/vars/3"] == [1024]
+
+
+def test_lora_and_a_single_frozen_variable_are_named(tmp_path):
+    path = tmp_path / "x.keras"
+    made(path, [("Dense", {**DENSE[1], "lora_rank": 2})], OF_DENSE)
+    assert refusal(everything, path) == (
+        f"{path}: config.json: the layer 'a' has LoRA, whose factors are the ones that are "
+        "trained; load its weights, which are saved merged, into the model without LoRA, and save "
+        "that"
+    )
+    made(path, [DENSE], {**OF_DENSE, **numbered("optimizer/vars", ones(2, 3))})
+    assert refusal(everything, path) == (
+        f"{path}: config.json: the optimizer has 3 variables, expected 4 with the 2 trainable "
+        f"variables of the model: it seems to be without a/bias; {COMPILE_AGAIN}"
+    )
+
+
+def test_names_that_models_make_longer_are_bounded(tmp_path):
+    """A layer's name has those of the models around it before it: that would be quadratic."""
+    layer = ("Dense", {"name": "x"})
+    for _ in range(30):
+        model = {"class_name": layer[0], "config": layer[1]}
+        layer = ("Sequential", {"name": "n" * 100, "layers": [model]})
+    path = made(tmp_path / "x.keras", [layer], OF_DENSE)
+    message = refusal(everything, path)
+    assert "has more than 1000 letters; give it a shorter one" in message
+    assert len(message) < 500
+
+
+def test_a_template_that_shrinks_meanwhile_is_refused(tmp_path):
+    template = Path(shutil.copy(TRAINING, tmp_path / "template.keras"))
+    checkpoint, tensors = everything(template)
+    checkpoint = in_memory(checkpoint, tensors)
+    first, *others = checkpoint.slots
+    assert first.parameter is not None
+    value = first.parameter.read()
+
+    def cut():
+        os.truncate(template, template.stat().st_size // 2)
+        return value
+
+    first = replace(first, parameter=replace(first.parameter, read=cut))
+    path = tmp_path / "x.keras"
+    write = prepare(path, replace(checkpoint, slots=[first, *others]), template)
+    assert "it has become shorter" in refusal(write)
+    assert not path.exists()
 
 
 def changed_optimizer(**values):
@@ -264,6 +530,12 @@ def frozen(config):
     return config
 
 
+COMPILE_AGAIN = (
+    "freeze layers and no single variables, which config.json does not say, compile the model "
+    "again after a change of what is trainable, and save it"
+)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -282,12 +554,12 @@ def frozen(config):
         (
             frozen,
             "the optimizer has 9 variables, expected 7 with the 5 trainable variables of the "
-            "model; compile the model again after a change of what is trainable, and save it",
+            f"model; {COMPILE_AGAIN}",
         ),
         (
             changed_optimizer(use_ema=True),
             "the optimizer has 9 variables, expected 16 with the 7 trainable variables of the "
-            "model; compile the model again after a change of what is trainable, and save it",
+            f"model; {COMPILE_AGAIN}",
         ),
         (
             changed_optimizer(momentum="much"),
@@ -296,7 +568,7 @@ def frozen(config):
         (
             changed_optimizer(learning_rate={"class_name": "Mine"}),
             "the optimizer has 9 variables, expected 8 with the 7 trainable variables of the "
-            "model; compile the model again after a change of what is trainable, and save it",
+            f"model; {COMPILE_AGAIN}",
         ),
         (
             lambda _: {"config": 3},
@@ -305,6 +577,10 @@ def frozen(config):
         ),
         (lambda _: b"[]", "it cannot be read (it is no JSON object); take an intact copy"),
         (lambda _: b"[" * 10**5, "RecursionError"),
+        (
+            lambda _: b"{}" * 10**6,
+            "it cannot be read (more than 400000 objects are too many); take an intact",
+        ),
         (lambda _: b" " * 2**24, "it cannot be read (16777216 bytes are too many); take an intact"),
     ],
 )
@@ -332,7 +608,8 @@ def test_another_model_s_config_is_refused(tmp_path):
 def test_what_is_no_keras_file_is_refused(tmp_path):
     path = tmp_path / "x.keras"
     assert refusal(everything, path) == (
-        f"{path}: file: it cannot be read (No such file or directory); give another"
+        f"{path}: file: cannot be opened (No such file or directory); give a .keras or .weights.h5 "
+        "file of Keras 3"
     )
     path.write_bytes(b"PNG")
     assert refusal(everything, path) == (
@@ -361,32 +638,20 @@ def test_a_checkpoint_that_does_not_fit_the_template_is_refused(tmp_path):
         (
             {"convention": "torch"},
             TRAINING,
-            f"{TRAINING}: template: the checkpoint's momentum is that of 'torch'; convert it to "
-            "'keras3' first",
+            f"{TRAINING}: checkpoint: the checkpoint's buffers are those of 'torch'; convert them "
+            "to 'keras3' first",
         ),
         (
             {"hyperparameters": {"dampening": 0.5}},
             TRAINING,
-            f"{TRAINING}: template: the checkpoint has dampening=0.5, and Keras none; convert it "
-            "to another convention first",
+            f"{TRAINING}: checkpoint: the checkpoint has dampening=0.5, which 'keras3' has not; "
+            "convert it to another convention first",
         ),
         (
             {"hyperparameters": {"nesterov": False}},
             TRAINING,
             f"{TRAINING}: config.json: its SGD has nesterov=True, the checkpoint nesterov=False; "
             "compile the model with nesterov=False",
-        ),
-        (
-            {"slots": others},
-            TRAINING,
-            f"{TRAINING}: template: the checkpoint lacks conv2d/kernel; map the names of the one "
-            "to those of the other, or take another template",
-        ),
-        (
-            {"slots": [*checkpoint.slots, replace(first, name="x")]},
-            TRAINING,
-            f"{TRAINING}: template: the checkpoint alone has x; map the names of the one to those "
-            "of the other, or take another template",
         ),
         (
             {"slots": [replace(first, parameter=None), *others]},
@@ -397,15 +662,15 @@ def test_a_checkpoint_that_does_not_fit_the_template_is_refused(tmp_path):
         (
             {"slots": [replace(first, parameter=wide), *others]},
             TRAINING,
-            f"{TRAINING}: conv2d/kernel: it is torch.float32 (6, 1, 3, 3) there, in the checkpoint "
-            "torch.float64 (6, 1, 3, 3); take a template of the same model and dtype",
+            f"{TRAINING}: conv2d/kernel: it is torch.float32 there, in the checkpoint "
+            "torch.float64; take a template of the same dtype",
         ),
         (
             {},
             unbuilt,
             f"{unbuilt}: conv2d/kernel: the template has no place for its momentum; have Keras "
             "save it after model.optimizer.build(model.trainable_variables), with a momentum that "
-            "is not 0",
+            "is not 0, and this variable not frozen",
         ),
         (
             {},
@@ -415,8 +680,8 @@ def test_a_checkpoint_that_does_not_fit_the_template_is_refused(tmp_path):
         ),
     ]
     for change, template, text in cases:
-        assert refusal(write, path, replace(checkpoint, **change), template) == text
-    assert refusal(write, tmp_path / "x.pt", checkpoint, TRAINING) == (
+        assert refusal(prepare, path, replace(checkpoint, **change), template) == text
+    assert refusal(prepare, tmp_path / "x.pt", checkpoint, TRAINING) == (
         f"{tmp_path / 'x.pt'}: name: it ends neither in .keras nor in .h5; name it so"
     )
     assert not path.exists()
@@ -432,7 +697,15 @@ def test_a_failure_in_mid_write_leaves_what_was_there(tmp_path):
     *slots, last = in_memory(checkpoint, tensors).slots
     assert last.parameter is not None
     last = replace(last, parameter=replace(last.parameter, read=fail))
-    assert refusal(write, path, replace(checkpoint, slots=[*slots, last]), TRAINING) == "mine"
+    assert (
+        refusal(
+            lambda *given: prepare(*given)(),
+            path,
+            replace(checkpoint, slots=[*slots, last]),
+            TRAINING,
+        )
+        == "mine"
+    )
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -462,6 +735,15 @@ def test_compressed_and_overlapping_archives_are_refused(tmp_path):
     assert refusal(everything, path) == (
         f"{path}: zip archive: it cannot be read (two files in it have one name); take an intact "
         "copy"
+    )
+    entry = b"PK\1\2" + bytes(24) + b"\x01" + bytes(17) + b"x"
+    directory = entry * 200_000
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(directory), 64, 0)
+    path = tmp_path / "directory.keras"
+    path.write_bytes(b"PK\3\4" + bytes(60) + directory + end)
+    assert refusal(everything, path) == (
+        f"{path}: zip archive: it cannot be read (its directory is longer than 8388608 bytes); "
+        "take an intact copy"
     )
     flipped = bytearray(TRAINING.read_bytes())
     flipped[-3000] ^= 1  # in a tensor
@@ -510,6 +792,35 @@ def test_hdf5_that_claims_too_much_is_refused(tmp_path):
     )
     path.write_bytes(data[:-1])
     assert refusal(everything, path, TRAINING) == f"{path}: HDF5: it is cut off; {REMEDY}"
+
+
+def test_hdf5_of_too_many_or_too_long_names_is_refused(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "x.weights.h5"
+
+    def written(*places):
+        with h5py.File(path, "w") as file:
+            for place in places:
+                file[place] = 1.0
+        return refusal(everything, path)
+
+    assert written(*("/".join(["x" * 400] * depth) for depth in (3,))) == (
+        f"{path}: HDF5, {'x' * 191}...: the names in it are too long; {REMEDY}"
+    )
+    twice = tmp_path / "twice.h5"
+    written("layers/a", "layers/b")
+    twice.write_bytes(path.read_bytes().replace(b"b\0\0\0\0\0\0\0", b"a\0\0\0\0\0\0\0"))
+    assert refusal(everything, twice) == (
+        f"{twice}: HDF5, layers: two entries of it are called a; {REMEDY}"
+    )
+    for limit, problem in (
+        ("_MOST_DATASETS", "there are more than 10 datasets"),
+        ("_MOST_CHARACTERS", "the names in it are too long"),
+        ("_MOST_READS", "it consists of too many pieces"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(hdf5, limit, 10)
+            assert problem in written(*(f"layers/{i}" for i in range(11)))
 
 
 def test_a_depthwise_kernel_of_too_few_axes_is_refused(tmp_path):
@@ -602,7 +913,7 @@ def test_memory(tmp_path):
 _MEASURE = r"""
 import re, sys
 from pathlib import Path
-from sgdm.convert.files.keras import read, write
+from sgdm.convert.files.keras import prepare, read
 
 def peak():  # ru_maxrss would begin with what the parent had
     return int(re.search("VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -610,7 +921,7 @@ def peak():  # ru_maxrss would begin with what the parent had
 template, target = map(Path, sys.argv[1:])
 before = peak()
 with read(template) as checkpoint:
-    write(target, checkpoint, template)
+    prepare(target, checkpoint, template)()
 largest = 0
 with read(target) as checkpoint:
     for slot in checkpoint.slots:

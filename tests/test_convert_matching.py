@@ -1,5 +1,8 @@
 """Which parameter becomes which: names, globs, regular expressions, and what is left over."""
 
+import random
+import re
+
 import pytest
 import torch
 
@@ -50,7 +53,11 @@ def test_a_mapping_file(tmp_path):
         ("[names]\na = 3\n", "'a'"),
         ("[names]\n'/(/' = 'b'\n", "[names]"),
         ("[names]\n'a*' = 'b'\n", "[names]: 'a*' must have as many * as 'b'"),
-        ("[names]\n'/a/' = 'b\\1'\n", "[names]: '/a/' has no group for"),
+        ("[names]\n'/a/' = 'b\\1'\n", "[names]: '/a/' cannot make 'b\\\\1' (invalid group ref"),
+        ("[names]\n'/a/' = '\\q'\n", "[names]: '/a/' cannot make '\\\\q' (bad escape"),
+        ("[names]\n'/a/' = '\\g<3>'\n", "[names]: '/a/' cannot make '\\\\g<3>' (invalid group"),
+        ("[names]\n'/a/' = '\\g<x>'\n", "[names]: '/a/' cannot make '\\\\g<x>' (unknown group"),
+        ("names=" + "[" * 100_000, "as a whole: maximum recursion depth"),
     ],
 )
 def test_a_mapping_file_that_is_none(tmp_path, text, place):
@@ -59,8 +66,11 @@ def test_a_mapping_file_that_is_none(tmp_path, text, place):
     with pytest.raises(FileError) as caught:
         NameMap.read(path)
     assert str(caught.value).startswith(f"{path}: {place}")
-    with pytest.raises(FileError, match="as a whole"):
+    with pytest.raises(FileError, match=r"file: cannot be opened .No such file"):
         NameMap.read(tmp_path / "none.toml")
+    path.write_bytes(b"\xff")
+    with pytest.raises(FileError, match="as a whole"):
+        NameMap.read(path)
 
 
 def test_a_rule_is_checked_when_it_is_given():
@@ -72,17 +82,58 @@ def test_the_order_is_the_templates():
     source = [slot("b", 2), slot("a", 3)]
     template = [slot("A", 3), slot("B", 2)]
     found = match(source, template, NameMap({"a": "A", "b": "B"}))
-    assert found.names == ["A", "B"]
-    assert [one.name for one, _ in found.pairs] == ["a", "b"]
+    assert [(pair.name, pair.source.name) for pair in found.pairs if pair.source] == [
+        ("A", "a"),
+        ("B", "b"),
+    ]
     assert not found.unused
     assert not found.missing
 
 
 def test_what_is_left_over_is_listed():
     found = match([slot("a", 3), slot("x", 1)], [slot("a", 3), slot("y", 1)], NameMap({"x": "z"}))
-    assert found.names == ["a"]
+    assert [(pair.name, pair.source is None) for pair in found.pairs] == [("a", False), ("y", True)]
     assert found.unused == ["x (as z)"]
     assert found.missing == ["y"]
+
+
+def test_counts_of_batches_are_apart_from_what_has_to_match():
+    def counter(name):
+        stored = Stored((), torch.int64, lambda: torch.tensor(0))
+        return Slot(name=name, parameter=stored, stepped=False)
+
+    found = match([slot("a", 3), counter("n")], [slot("a", 3), counter("m")], NameMap({}))
+    assert (found.unused, found.missing, found.counters) == ([], [], ["m", "n (as n)"])
+
+
+def test_rules_that_fit_nothing_are_listed():
+    """Or only what an earlier one has fitted."""
+    rules = {"a": "A", "a*": "B*", "x*": "y*"}
+    assert match([slot("a", 3)], None, NameMap(rules)).rules == ["a*", "x*"]
+
+
+def test_globs_are_as_regular_expressions_and_never_slow(seed):
+    rng = random.Random(seed)
+    for _ in range(3000):
+        pattern = "a" + "".join(rng.choices("ab/*", k=rng.randint(1, 7)))
+        name = "a" + "".join(rng.choices("ab/", k=rng.randint(0, 9)))
+        target = "".join(f"<{i}*>" for i in range(pattern.count("*")))
+        expression = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
+        found = expression.fullmatch(name)
+        expected = name
+        if found is not None:
+            expected = "".join(f"<{i}{text}>" for i, text in enumerate(found.groups()))
+        assert NameMap({pattern: target})(name) == expected, (pattern, name)
+    names = NameMap({"block_*_*_*_*_*/kernel": "b*.*.*.*.*"})
+    assert names("block_" + "_" * 100_000) == "block_" + "_" * 100_000
+
+
+def test_names_of_a_file_are_shown_without_what_a_terminal_would_do():
+    odd = slot("\x1b]0;pwned\x07" + "x" * 1000, 1)
+    with pytest.raises(FileError) as caught:
+        match([odd, odd], None, NameMap({}))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
 
 
 def test_two_that_become_one_are_refused():

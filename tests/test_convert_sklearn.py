@@ -18,7 +18,7 @@ import sgdm
 from mutations import check_reader
 from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
 from sgdm.convert.files import sklearn
-from sgdm.convert.files.sklearn import write
+from sgdm.convert.files.sklearn import prepare
 from sgdm.errors import FileError
 
 read: Any = sklearn.read
@@ -61,6 +61,12 @@ def of_tensors(slots, **options) -> Any:
         slots=[Slot(name=n, parameter=stored(p), buffer=stored(b)) for n, (p, b) in slots.items()],
         **options,
     )
+
+
+def with_own(checkpoint, **own):
+    """The same with hyperparameters of the first parameter's own."""
+    slots = [replace(checkpoint.slots[0], own=own), *checkpoint.slots[1:]]
+    return replace(checkpoint, slots=slots, hyperparameters={"lr": 0.1})
 
 
 def read_all(path) -> Any:
@@ -138,7 +144,7 @@ def test_scikit_learn_goes_on_from_what_is_written(dtype, tolerance, tmp_path):
     other = pickled(tmp_path / "template.pickle", template)
     target = tmp_path / "written.pickle"
     with read(FILES / f"sklearn-{dtype}.pickle") as checkpoint:
-        write(target, checkpoint, other)
+        prepare(target, checkpoint, other)()
     network = pickle.loads(target.read_bytes())
     losses = []
     for pixels, digits in zip(record["pixels"], record["digits"], strict=True):
@@ -153,7 +159,7 @@ def test_scikit_learn_goes_on_from_what_is_written(dtype, tolerance, tmp_path):
 def test_a_round_trip_keeps_every_bit(dtype, order, protocol, tmp_path, seed):
     template = pickled(tmp_path / "template", fitted(dtype, order=order), protocol)
     slots = random_slots(template)
-    write(tmp_path / "written", of_tensors(slots), template)
+    prepare(tmp_path / "written", of_tensors(slots), template)()
     for name, pair in read_all(tmp_path / "written").items():
         assert all(map(torch.equal, pair, slots[name]))
     network = pickle.loads((tmp_path / "written").read_bytes())
@@ -166,14 +172,14 @@ def test_a_round_trip_keeps_every_bit(dtype, order, protocol, tmp_path, seed):
 def test_a_file_written_over_its_template_is_whole(tmp_path, seed):
     path = pickled(tmp_path / "same", fitted())
     slots = random_slots(path)
-    write(path, of_tensors(slots), path)
+    prepare(path, of_tensors(slots), path)()
     assert all(map(torch.equal, read_all(path)["coefs_/1"], slots["coefs_/1"]))
 
 
 def test_an_absent_buffer_becomes_the_zeros_that_scikit_learn_starts_with(tmp_path):
     template = pickled(tmp_path / "template", fitted())
     slots = {name: (p, None) for name, (p, _) in read_all(template).items()}
-    write(tmp_path / "written", of_tensors(slots), template)
+    prepare(tmp_path / "written", of_tensors(slots), template)()
     network = pickle.loads((tmp_path / "written").read_bytes())
     assert not any(velocity.any() for velocity in network._optimizer.velocities)
 
@@ -187,7 +193,7 @@ def test_a_network_without_an_optimizer_has_no_buffers(tmp_path):
         assert checkpoint.hyperparameters == {}
     slots = {name: (p, p) for name, (p, _) in read_all(path).items()}
     with pytest.raises(FileError, match="the template has no place for its velocity; pickle the"):
-        write(tmp_path / "written", of_tensors(slots), path)
+        prepare(tmp_path / "written", of_tensors(slots), path)()
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
@@ -203,6 +209,34 @@ def test_a_schedule_is_remarked(tmp_path):
         assert checkpoint.remarks[-1] == (
             "learning_rate='adaptive': the lr is that of the next update"
         )
+
+
+def test_velocities_of_another_epoch_than_the_parameters_are_left_out(tmp_path):
+    """With early stopping, the coefs_ go back to the best epoch, and the velocities do not."""
+    network = fitted()
+    network.early_stopping = True
+    path = pickled(tmp_path / "network", network)
+    with read(path) as checkpoint:
+        assert [slot.buffer for slot in checkpoint.slots] == [None] * 4
+        assert any("early_stopping=True: the velocities" in text for text in checkpoint.remarks)
+    slots = {name: (p, p) for name, (p, _) in read_all(path).items()}
+    with pytest.raises(FileError, match=r"early_stopping: it is True, .* set early_stopping=False"):
+        prepare(tmp_path / "written", of_tensors(slots), path)
+
+
+def test_the_settings_that_a_template_keeps_are_remarked(tmp_path):
+    template = pickled(tmp_path / "template", fitted(alpha=0.5, learning_rate="adaptive"))
+    given = of_tensors(random_slots(template))
+    prepare(tmp_path / "written", given, template)
+    assert given.remarks[0].startswith("of the template: alpha=0.5: a weight_decay of alpha/n")
+    assert given.remarks[-1].startswith("of the template: learning_rate='adaptive'")
+
+
+def test_a_schedule_of_the_templates_own_steps_is_refused(tmp_path):
+    """It sets the learning rate after each epoch, by the examples that the template has seen."""
+    template = pickled(tmp_path / "template", fitted(learning_rate="invscaling"))
+    with pytest.raises(FileError, match=r"learning_rate: its schedule, 'invscaling', goes on from"):
+        prepare(tmp_path / "written", of_tensors(random_slots(template)), template)
 
 
 def refused_contents():
@@ -266,9 +300,10 @@ def test_another_content_is_refused(name, tmp_path):
     assert text in str(refused.value)
 
 
-def test_an_old_protocol_is_named(tmp_path):
-    path = pickled(tmp_path / "file", fitted(), protocol=2)
-    with pytest.raises(FileError, match=r"its data is no bytes; pickle it with protocol 4 or 5$"):
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_an_old_protocol_is_named(tmp_path, protocol):
+    path = pickled(tmp_path / "file", fitted(), protocol=protocol)
+    with pytest.raises(FileError, match=r"it is no pickle of protocol 3 to 5; load it .* 3, 4 or"):
         read_all(path)
 
 
@@ -278,9 +313,24 @@ def test_a_file_of_joblib_is_refused(tmp_path):
     joblib.dump(fitted(), tmp_path / "plain")
     with pytest.raises(FileError, match=r"a file of joblib's, .* load it with joblib and pickle"):
         read_all(tmp_path / "plain")
-    joblib.dump(fitted(), tmp_path / "packed", compress=3)
-    with pytest.raises(FileError, match="no pickle, or compressed; load it with what wrote it"):
-        read_all(tmp_path / "packed")
+    dump: Any = joblib.dump
+    for method in ("zlib", "gzip", "bz2", "xz", "lzma"):
+        dump(fitted(), tmp_path / "packed", compress=(method, 3))
+        with pytest.raises(FileError, match=r"it is compressed; load it with joblib and pickle\.d"):
+            read_all(tmp_path / "packed")
+
+
+def test_a_value_that_takes_for_ever_to_show_is_not_shown(tmp_path):
+    """A tuple of twice the same tuple, sixty times."""
+    doubled = b"".join(b"0h" + bytes([i]) + b"h" + bytes([i]) + b"\x86\x94" for i in range(60))
+    data = (
+        b"\x80\x04\x8c\x16sklearn.neural_network\x8c\x0dMLPClassifier\x93)\x81}"
+        b"\x8c\x06solver)\x94" + doubled + b"sb."
+    )
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with pytest.raises(FileError, match="the estimator's solver is a tuple, which keeps no"):
+        read_all(path)
 
 
 def test_a_missing_file_and_needless_weights_are_named(tmp_path):
@@ -315,11 +365,20 @@ def test_a_missing_file_and_needless_weights_are_named(tmp_path):
         ),
         (
             lambda c: replace(c, convention="torch"),
-            "template: the checkpoint's buffers are those of 'torch'; convert them to 'sklearn'",
+            "checkpoint: the checkpoint's buffers are those of 'torch'; convert them to 'sklearn'",
         ),
         (
             lambda c: replace(c, hyperparameters={"dampening": 0.5}),
-            "template: the checkpoint has dampening=0.5, and scikit-learn none; convert it",
+            "checkpoint: the checkpoint has dampening=0.5, which 'sklearn' has not; convert it",
+        ),
+        (
+            lambda c: replace(c, hyperparameters={"weight_decay": 0.5}),
+            "alpha: the checkpoint has weight_decay=0.5, and scikit-learn decays the coefs_ alone, "
+            "by alpha divided by the examples of each batch; give weight_decay=0, and set alpha",
+        ),
+        (
+            lambda c: with_own(c, lr=0.5),
+            "coefs_/0: the checkpoint has lr=0.5 for it, and 0.1 for others; convert a run with",
         ),
         (
             lambda c: replace(c, hyperparameters={"lr": 0.5}),
@@ -336,22 +395,22 @@ def test_a_missing_file_and_needless_weights_are_named(tmp_path):
 def test_what_does_not_fit_the_template_is_refused(change, text, tmp_path):
     template = pickled(tmp_path / "template", fitted())
     with pytest.raises(FileError) as refused:
-        write(tmp_path / "written", change(of_tensors(read_all(template))), template)
+        prepare(tmp_path / "written", change(of_tensors(read_all(template))), template)()
     assert str(refused.value).startswith(f"{template}: {text}")
     assert [path.name for path in tmp_path.iterdir()] == ["template"]
 
 
 def test_a_template_is_needed(tmp_path):
     with pytest.raises(FileError, match=r"there is none, .* give a pickle of the same network"):
-        write(tmp_path / "written", of_tensors({}))
+        prepare(tmp_path / "written", of_tensors({}))()
 
 
 def test_a_template_whose_arrays_are_one_is_refused(tmp_path):
     network = fitted()
     network._optimizer.velocities = [*network.coefs_, *network.intercepts_]
     template = pickled(tmp_path / "template", network)
-    with pytest.raises(FileError, match="template: two of its arrays are one"):
-        write(tmp_path / "written", of_tensors(read_all(template)), template)
+    with pytest.raises(FileError, match="two of its tensors overlap"):
+        prepare(tmp_path / "written", of_tensors(read_all(template)), template)()
 
 
 def test_a_tensor_that_fails_leaves_no_file(tmp_path):
@@ -364,7 +423,7 @@ def test_a_tensor_that_fails_leaves_no_file(tmp_path):
         last = checkpoint.slots[-1]
         checkpoint.slots[-1] = replace(last, parameter=replace(last.parameter, read=fail))
         with pytest.raises(FileError, match="broken there"):
-            write(tmp_path / "written", checkpoint, template)
+            prepare(tmp_path / "written", checkpoint, template)()
     assert [path.name for path in tmp_path.iterdir()] == ["template"]
 
 
@@ -454,7 +513,7 @@ def test_mutations(protocol, tmp_path, seed):
 MEMORY = """
 import re, sys
 from pathlib import Path
-from sgdm.convert.files.sklearn import read, write
+from sgdm.convert.files.sklearn import prepare, read
 import torch
 
 def status(name):  # getrusage begins with the peak of the process that started this one
@@ -462,7 +521,7 @@ def status(name):  # getrusage begins with the peak of the process that started 
 
 before = status("VmRSS")
 with read(Path(sys.argv[1])) as checkpoint:
-    write(Path(sys.argv[2]), checkpoint, Path(sys.argv[1]))
+    prepare(Path(sys.argv[2]), checkpoint, Path(sys.argv[1]))()
 print(status("VmHWM") - before)
 """
 

@@ -308,6 +308,16 @@ def test_a_crash_at_any_write_loses_only_what_is_beyond_the_checkpoint(tmp_path,
     assert moments >= 20
 
 
+def test_what_a_killed_run_left_half_written_does_not_hinder_another(tmp_path):
+    path = tmp_path / "run"
+    train(QUICK, path)
+    (path / f".checkpoint.pt.{'0' * 16}.tmp").write_bytes(b"half")
+    train(QUICK, path, overwrite=True)
+    (path / ".checkpoint.pt.mine.tmp").write_bytes(b"whole")
+    with pytest.raises(FileError, match=r"mine\.tmp, which no run wrote"):
+        train(QUICK, path, overwrite=True)
+
+
 def test_killed_at_random_times_a_run_goes_on_to_the_same_bits(tmp_path, seed):
     draw = random.Random(seed)
     settings = replace(QUICK, epochs=60)

@@ -87,13 +87,15 @@ def convert(
 
 
 def _show(console: Console, summary: "Summary") -> None:
+    from sgdm.convert.checkpoint import listed, printable
+
     table = Table(
         "parameter", "becomes", "shape", "layout", "norm", "then", box=None, pad_edge=False
     )
     for row in summary.rows:
         norms = ("-" if norm is None else f"{norm:.6g}" for norm in (row.before, row.after))
         shape = "x".join(map(str, row.shape)) or "()"
-        table.add_row(row.name, row.target, shape, row.layout, *norms)
+        table.add_row(printable(row.name), printable(row.target), shape, row.layout, *norms)
     console.print(table)
     if summary.map is None:
         console.print("No momentum: the file holds none.")
@@ -102,8 +104,12 @@ def _show(console: Console, summary: "Summary") -> None:
             f"{summary.source} to {summary.target}: the same trajectory {summary.map.identical}."
         )
     for remark in summary.remarks:
-        console.print(f"Not carried over: {remark}")
-    for name in summary.matched.unused:
-        console.print(f"Left out of the source: {name}")
-    for name in summary.matched.missing:
-        console.print(f"Left as the template has it: {name}")
+        console.print(f"Note: {printable(remark)}")
+    matched = summary.matched
+    for what, names in {
+        "Left out of the source": matched.unused,
+        "Left as the template has it": matched.missing,
+        "Without a counterpart, and no floating-point numbers": matched.counters,
+    }.items():
+        if names:
+            console.print(f"{what}: {listed(names)}")

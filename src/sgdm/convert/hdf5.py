@@ -9,18 +9,17 @@ chunks, compression) is refused. Since a tensor is one block, replacing it is wr
 The structures are those of the HDF5 File Format Specification, version 3.0, sections II to IV.
 """
 
-import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from sgdm.convert.checkpoint import broken
+from sgdm.convert.raw import read_tensor, size_in_bytes
 from sgdm.errors import FileError
 
 __all__ = ["SIGNATURE", "Dataset", "find_datasets", "read_dataset"]
@@ -28,8 +27,12 @@ __all__ = ["SIGNATURE", "Dataset", "find_datasets", "read_dataset"]
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _NOWHERE = 2**64 - 1
-_LONGEST_NAME = 1024
 _DEEPEST = 32
+# Models have some thousand tensors, called by some hundred characters.
+_LONGEST_PATH = 1000
+_MOST_DATASETS = 50_000
+_MOST_CHARACTERS = 10_000_000  # of the paths of all groups and datasets
+_MOST_READS = 3_000_000
 _REMEDY = "take an intact copy, or have the framework that wrote it save it again"
 
 # Size in bytes, then where exponent and mantissa lie, how wide they are, and the exponent's bias.
@@ -61,7 +64,7 @@ class Dataset:
     @property
     def nbytes(self) -> int:
         """How long the block is."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return size_in_bytes(self.shape, self.dtype)
 
 
 def find_datasets(
@@ -94,11 +97,8 @@ def read_dataset(file: BufferedIOBase, path: Path, dataset: Dataset) -> Tensor:
     Raises:
         FileError: If the file has become shorter.
     """
-    block = torch.empty(dataset.nbytes, dtype=torch.uint8)
-    file.seek(dataset.offset)
-    if block.numel() and file.readinto(cast("Any", block.numpy())) != dataset.nbytes:
-        raise broken(path, f"byte {dataset.offset}", "the file ends within a tensor")
-    return block.view(dataset.dtype).reshape(dataset.shape)
+    part = (dataset.offset, dataset.offset + dataset.nbytes)
+    return read_tensor(file, path, [part], dataset.shape, dataset.dtype)
 
 
 class _Reader:
@@ -107,6 +107,7 @@ class _Reader:
         self._place = place
         self._seen: set[int] = set()
         self._name = ""  # of what is being read
+        self._datasets, self._characters, self._reads = 0, 0, 0
 
     def walk(self) -> Iterator[tuple[str, Dataset]]:
         """Yield every dataset, with its path."""
@@ -127,14 +128,28 @@ class _Reader:
         messages = dict(self._messages(address))
         if 0x11 in messages:
             tree, heap = struct.unpack("<QQ", self._at(messages[0x11], 16))
+            children = set[str]()
             for child, at in self._links(tree, heap):
-                yield from self._object(at, f"{name}/{child}" if name else child, depth - 1)
+                if child in children:
+                    raise self._wrong(f"two entries of it are called {child:.100}")
+                children.add(child)
+                yield from self._object(at, self._path_of(name, child), depth - 1)
                 self._name = name
         elif 0x08 in messages and 0x01 in messages and 0x03 in messages:
             if (dtype := self._dtype(messages[0x03])) is not None:
+                self._datasets += 1
+                if self._datasets > _MOST_DATASETS:
+                    raise self._wrong(f"there are more than {_MOST_DATASETS} datasets")
                 yield name, self._dataset(messages[0x01], dtype, messages[0x08])
         else:
             raise self._wrong("it is neither a classic group nor a dataset")
+
+    def _path_of(self, group: str, child: str) -> str:
+        path = f"{group}/{child}" if group else child
+        self._characters += len(path)
+        if len(path) > _LONGEST_PATH or self._characters > _MOST_CHARACTERS:
+            raise self._wrong("the names in it are too long")
+        return path
 
     def _messages(self, address: int) -> Iterator[tuple[int, int]]:
         """Yield the messages of an object's header, by type: where each begins."""
@@ -193,7 +208,11 @@ class _Reader:
                 yield at
 
     def _text(self, at: int) -> str:
-        text = self._at(at, min(_LONGEST_NAME, max(0, self._size - at))).partition(b"\0")[0]
+        text, end, _ = self._at(at, min(4 * _LONGEST_PATH, max(0, self._size - at))).partition(
+            b"\0"
+        )
+        if not end:
+            raise self._wrong("a name in it is without end")
         try:
             name = text.decode()
         except UnicodeDecodeError as error:
@@ -215,7 +234,7 @@ class _Reader:
             offset = layout + 4
         else:
             offset, held = struct.unpack("<QQ", self._at(layout + 2, 16))
-        if max(shape, default=0) > self._size or held != math.prod(shape) * dtype.itemsize:
+        if max(shape, default=0) > self._size or held != size_in_bytes(shape, dtype):
             raise self._wrong(f"the shape {shape} does not fit the {held} bytes it is said to have")
         if held == 0:
             return Dataset(shape, dtype, self._start)
@@ -254,6 +273,9 @@ class _Reader:
 
     def _at(self, at: int, count: int) -> bytes:
         self._within(at, count)
+        self._reads += 1
+        if self._reads > _MOST_READS:
+            raise self._wrong("it consists of too many pieces")
         self._file.seek(self._start + at)
         return self._file.read(count)
 

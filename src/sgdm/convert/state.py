@@ -2,14 +2,15 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from sgdm.convention import Convention, with_momentum_correction
-from sgdm.convert.state_map import Setting, StateMap, state_map
-from sgdm.errors import InvalidUseError, InvalidValueError
+from sgdm.convert.setting import Setting
+from sgdm.convert.state_map import StateMap, state_map
+from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 from sgdm.frameworks import get_convention
 from sgdm.group import ITERATE_WEIGHT, LAST_MOMENTUM, as_float, convention_of
 from sgdm.optimizer import SGD
@@ -57,6 +58,7 @@ def convert_(
             divide by zero, or parameters have yet to make a first step that would be another. The
             text says what would work. Nothing is changed then.
         InvalidValueError: If a name is unknown or a value out of range.
+        InvalidTypeError: If the optimizer is another one, or a value no number.
 
     Example:
         >>> import torch, sgdm
@@ -71,6 +73,13 @@ def convert_(
     Reference:
         A change of coordinates of a linear system (Kalman 1963).
     """
+    if not isinstance(optimizer, SGD):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidTypeError.of(
+            "optimizer",
+            "an sgdm.SGD",
+            type(optimizer),
+            "take a torch.optim.SGD over with sgdm.SGD.from_torch first, or convert its state dict",
+        )
     optimizer._refuse_while_shown("convert_")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     target = _target(to, correct_momentum=correct_momentum)
     lrs = _for_groups(lr, len(optimizer.param_groups))
@@ -82,7 +91,8 @@ def convert_(
     for group, found in zip(optimizer.param_groups, maps, strict=True):
         for name, param in zip(_names(group), group["params"], strict=True):
             state = optimizer.state.get(param, {})
-            _check_first_step(found, state, name)
+            if _has_yet_to_begin(state):
+                found.check_first_step(name)
             if state.get(BUFFER) is not None:
                 converted = _converted(found, state, param.detach())
                 moved = None
@@ -123,8 +133,9 @@ def convert_state_dict(
     Raises:
         InvalidUseError: As for `convert_`; also where the parameters themselves are needed, which a
             state dict does not hold.
-        InvalidValueError: If a name is unknown, a value out of range, or `source` is not what the
-            dict says.
+        InvalidValueError: If a name is unknown, a value out of range, `source` is not what the
+            dict says, or the dict is of another optimizer.
+        InvalidTypeError: If a value is no number.
 
     Example:
         >>> import torch, sgdm
@@ -141,13 +152,15 @@ def convert_state_dict(
         As for `convert_`.
     """
     target = _target(to, correct_momentum=correct_momentum)
-    saved: list[dict[str, Any]] = state_dict["param_groups"]
+    saved = _checked(state_dict)
     lrs = _for_groups(lr, len(saved))
     state: dict[Any, Any] = dict(state_dict["state"])
     groups: list[dict[str, Any]] = []
     for own, own_lr in zip(saved, lrs, strict=True):
         group = {**_DEFAULTS, **_of_source(own, source)}
-        found = _map_of(group, target, lr=own_lr, momentum=momentum, port=port)
+        # torch.optim.SGD, which loads it, knows one decay.
+        own_decay = target.name == "torch"
+        found = _map_of(group, target, lr=own_lr, momentum=momentum, port=port, own_decay=own_decay)
         if found.needs_parameter:
             raise InvalidUseError(
                 "convert_state_dict() must be called on buffers that convert by themselves: from "
@@ -156,7 +169,8 @@ def convert_state_dict(
             )
         for name, index in zip(_names(own), own["params"], strict=True):
             held = state.get(index, {})
-            _check_first_step(found, held, name)
+            if _has_yet_to_begin(held):
+                found.check_first_step(name)
             if held.get(BUFFER) is not None:
                 state[index] = _converted(found, held, None)
         groups.append({**group, **_group(group, found, correct_momentum=correct_momentum)})
@@ -168,6 +182,26 @@ def _target(name: str, *, correct_momentum: bool) -> Convention:
     if not row.runs:
         raise InvalidUseError(f"state cannot be converted to {row.name!r}: {row.obstacle}")
     return with_momentum_correction(row) if correct_momentum else row
+
+
+def _checked(state_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the groups of a state dict, having checked that it is one of SGD."""
+    groups, state = state_dict.get("param_groups"), state_dict.get("state")
+    needed = {"params", "lr", "momentum", "dampening", "weight_decay", "nesterov"}
+    whole = isinstance(groups, list) and isinstance(state, Mapping)
+    for group in cast("list[Any]", groups) if whole else []:
+        whole = whole and isinstance(group, Mapping) and needed <= cast("Any", group).keys()
+    for held in cast("Mapping[Any, Any]", state).values() if whole else ():
+        buffer = cast("Any", held).get(BUFFER) if isinstance(held, Mapping) else held
+        whole = whole and (buffer is None or isinstance(buffer, Tensor))
+    if not whole:
+        raise InvalidValueError.of(
+            "state_dict",
+            "one of sgdm.SGD or torch.optim.SGD",
+            list(state_dict),
+            "pass optimizer.state_dict()",
+        )
+    return cast("list[dict[str, Any]]", groups)
 
 
 def _of_source(group: dict[str, Any], source: str | None) -> dict[str, Any]:
@@ -185,8 +219,8 @@ def _of_source(group: dict[str, Any], source: str | None) -> dict[str, Any]:
 
 def _for_groups(lr: float | Sequence[float] | None, count: int) -> list[float | None]:
     """Return one learning rate for each group."""
-    if not isinstance(lr, Sequence):
-        return [lr] * count
+    if isinstance(lr, str) or not isinstance(lr, Sequence):  # a text is refused as one
+        return [cast("float | None", lr)] * count
     if len(lr) != count:
         raise InvalidValueError.of(
             "lr", f"a number, or {count} of them, one for each group", len(lr), "give as many"
@@ -201,37 +235,37 @@ def _map_of(
     lr: float | None,
     momentum: float | None,
     port: bool,
+    own_decay: bool = False,
 ) -> StateMap:
     """Return the map of a group's state."""
     last = group.get(LAST_MOMENTUM)
     source = Setting(
         convention=convention_of(group),
-        lr=as_float(group["lr"]) if lr is None else lr,
-        momentum=as_float(group["momentum"]) if momentum is None else momentum,
-        last_momentum=None if last is None else as_float(last),
-        dampening=as_float(group["dampening"]),
-        weight_decay=as_float(group["weight_decay"]),
+        lr=_plain(group["lr"] if lr is None else lr),
+        momentum=_plain(group["momentum"] if momentum is None else momentum),
+        last_momentum=None if last is None else _plain(last),
+        dampening=_plain(group["dampening"]),
+        weight_decay=_plain(group["weight_decay"]),
         nesterov=group["nesterov"],
         nu=group["nu"],
         lr0=group["lr0"],
         weight_decay_mode=group["weight_decay_mode"],
     )
-    return state_map(source, target, port_values=port)
+    return state_map(source, target, port_values=port, own_decay=own_decay)
+
+
+def _plain(value: Any) -> Any:
+    """Return a tensor of one element as its number."""
+    return as_float(value) if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def _names(group: dict[str, Any]) -> Sequence[Any]:
     return group.get("param_names") or range(len(group["params"]))
 
 
-def _check_first_step(found: StateMap, state: Mapping[str, Any], name: object) -> None:
-    """Refuse a parameter whose first step is to come and would be another."""
-    yet_to_come = state.get(BUFFER) is None or state.get(STEPS) == 0
-    if yet_to_come and found.from_start == "never":
-        raise InvalidUseError(
-            f"state cannot be converted to {found.to.convention.name!r} before every parameter has "
-            f"made its first step, which is another there: {name!r} has not; step once with all "
-            "gradients, then convert"
-        )
+def _has_yet_to_begin(state: Mapping[str, Any]) -> bool:
+    """Whether the first step of a parameter is to come."""
+    return state.get(BUFFER) is None or state.get(STEPS) == 0
 
 
 def _converted(found: StateMap, state: Mapping[str, Any], param: Tensor | None) -> dict[str, Any]:
@@ -253,17 +287,13 @@ def _group(group: dict[str, Any], found: StateMap, *, correct_momentum: bool) ->
     weight = group.get(ITERATE_WEIGHT)
     if weight is not None:
         weight = None if found.needs_parameter else weight / found.s
-    changed: dict[str, Any] = {
+    settings = found.settings()
+    if not found.ported:  # a scheduler may have written others, for other steps
+        for name in ("lr", "momentum", "weight_decay"):
+            del settings[name]
+    return {
+        **{name: value for name, value in settings.items() if name != LAST_MOMENTUM or value},
         "convention": to.convention.name,
         "correct_momentum": correct_momentum,
-        "nesterov": to.nesterov,
-        "nu": None if to.nu is None else float(to.nu),
-        "weight_decay_mode": to.weight_decay_mode,
         ITERATE_WEIGHT: weight,
     }
-    if to.convention.momentum == "previous":
-        changed[LAST_MOMENTUM] = float(to.momentum)
-    if found.ported:
-        for name in ("lr", "momentum", "dampening", "weight_decay"):
-            changed[name] = float(getattr(to, name))
-    return changed

@@ -12,86 +12,22 @@ keeps Θ; the first row of T A = A_to T.
 """
 
 from dataclasses import dataclass, replace
-from fractions import Fraction
+from functools import lru_cache
 from typing import Any, get_args
 
-import torch
 from torch import Tensor
 
 from sgdm.convention import Convention, WeightDecayMode
+from sgdm.convert.elementwise import in_chunks
+from sgdm.convert.setting import Setting
 from sgdm.errors import InvalidUseError
-from sgdm.identity import Identical, Side, identity
+from sgdm.identity import Identical, identity
 from sgdm.porting import NoEqualError, Ported, port
 from sgdm.recurrence import uses_nesterov
-from sgdm.system import Run
 
-__all__ = ["Setting", "StateMap", "state_map"]
+__all__ = ["StateMap", "one_rule", "state_map"]
 
-_CHUNK = 1 << 20  # elements that are converted at once, in float64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """A convention with the hyperparameters of the coming step.
-
-    Attributes:
-        convention: The rule, corrected if it is.
-        lr: ε_t.
-        momentum: μ_t; it is taken to be the next one too.
-        last_momentum: μ_{t-1}.
-        dampening: τ.
-        weight_decay: λ.
-        nesterov: Whether Nesterov's method is asked for.
-        nu: ν; None where the rule has none.
-        lr0: ε_0.
-        weight_decay_mode: How λ acts; None for the rule's own way.
-    """
-
-    convention: Convention
-    lr: float | Fraction
-    momentum: float | Fraction = 0.0
-    last_momentum: float | Fraction | None = None
-    dampening: float | Fraction = 0.0
-    weight_decay: float | Fraction = 0.0
-    nesterov: bool = False
-    nu: float | Fraction | None = None
-    lr0: float | Fraction | None = None
-    weight_decay_mode: WeightDecayMode | None = None
-
-    @property
-    def decays_by(self) -> str:
-        """How λ acts."""
-        return self.weight_decay_mode or self.convention.weight_decay
-
-    def side(self) -> Side:
-        """Return what is compared."""
-        return Side(
-            convention=self.convention,
-            nesterov=self.nesterov,
-            dampening=self.dampening != 0,
-            weight_decay=self.weight_decay != 0,
-            weight_decay_mode=self.weight_decay_mode,
-        )
-
-    def run(self) -> Run:
-        """Return the coming steps, exactly."""
-        lr, momentum = _exact(self.lr), _exact(self.momentum)
-        last = momentum if self.last_momentum is None else _exact(self.last_momentum)
-        return Run(
-            convention=self.convention,
-            lr=lambda _: lr,
-            momentum=lambda t: last if t < 0 else momentum,
-            dampening=_exact(self.dampening),
-            weight_decay=_exact(self.weight_decay),
-            nesterov=self.nesterov,
-            nu=None if self.nu is None else _exact(self.nu),
-            lr0=_exact(self.lr if self.lr0 is None else self.lr0),
-            weight_decay_mode=self.weight_decay_mode,
-        )
-
-
-def _exact(value: float | Fraction) -> Fraction:
-    return Fraction(value)
+_BY_LR0 = ("lr/lr0", "lr^2/lr0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +55,11 @@ class StateMap:
     from_start: Identical
 
     @property
+    def changes_nothing(self) -> bool:
+        """Whether the state stays as it is, to the bit."""
+        return (self.u, self.s, self.ahead, self.back) == (0, 1, 0, 0)
+
+    @property
     def needs_parameter(self) -> bool:
         """Whether the buffer alone is not enough."""
         return self.u != 0 or self.moves_parameter
@@ -128,13 +69,46 @@ class StateMap:
         """Whether the stored parameter becomes another point."""
         return (self.ahead, self.back) != (0, 0)
 
-    def buffer(self, b: Tensor, p: Tensor | None = None) -> Tensor:
-        """Return the new buffer: computed in float64, rounded once."""
-        return _in_chunks(self._buffer, b, p)
+    def settings(self) -> dict[str, Any]:
+        """Return all hyperparameters to go on with, by name; None where there is none."""
+        to = self.to
+        last = to.momentum if to.last_momentum is None else to.last_momentum
+        lr0 = to.lr if to.lr0 is None and to.decays_by in _BY_LR0 else to.lr0
+        return {
+            **{name: float(getattr(to, name)) for name in _NUMBERS},
+            "nesterov": to.nesterov,
+            "nu": None if to.nu is None else float(to.nu),
+            "weight_decay_mode": to.weight_decay_mode,
+            "lr0": None if lr0 is None else float(lr0),
+            "last_momentum": float(last) if to.convention.momentum == "previous" else None,
+        }
 
-    def parameter(self, p: Tensor, b: Tensor) -> Tensor:
+    def check_first_step(self, name: object) -> None:
+        """Refuse a parameter whose first step is to come, and would be another.
+
+        Raises:
+            InvalidUseError: If it would.
+        """
+        if self.from_start == "never":
+            raise InvalidUseError(
+                f"state cannot be converted to {self.to.convention.name!r} before every parameter "
+                f"has made its first step, which is another there: {name!r} has not; step once "
+                "with all gradients, then convert"
+            )
+
+    def buffer(self, b: Tensor, p: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+        """Return the new buffer: computed in float64, rounded once.
+
+        Args:
+            b: The old one.
+            p: The old parameter, if that is needed.
+            out: Where to put it, which may be `b`; None for a new tensor.
+        """
+        return in_chunks(self._buffer, b, p, out)
+
+    def parameter(self, p: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Return the new parameter, of the old one and the old buffer."""
-        return _in_chunks(self._parameter, p, b)
+        return in_chunks(self._parameter, p, b, out)
 
     def _parameter(self, p: Tensor, b: Tensor) -> Tensor:
         return self._theta(p, b) - self.back * self._buffer(b, p)
@@ -149,23 +123,9 @@ class StateMap:
         return self.u * self._theta(p, b) + self.s * b
 
 
-def _in_chunks(f: Any, first: Tensor, second: Tensor | None) -> Tensor:
-    """Return f of two tensors, elementwise, without a float64 copy of the whole."""
-    out = torch.empty_like(first, memory_format=torch.contiguous_format)
-    flat, one = out.view(-1), first.reshape(-1)
-    other = None if second is None else second.reshape(-1)
-    for start in range(0, flat.numel(), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        wide = (x if x is None else _widened(x[part]) for x in (one, other))
-        flat[part] = f(*wide).to(flat.dtype)
-    return out.view(first.shape)
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float64))
-
-
-def state_map(source: Setting, to: Convention, *, port_values: bool = False) -> StateMap:
+def state_map(
+    source: Setting, to: Convention, *, port_values: bool = False, own_decay: bool = False
+) -> StateMap:
     """Return the map from a source's state to a target's.
 
     Args:
@@ -173,18 +133,30 @@ def state_map(source: Setting, to: Convention, *, port_values: bool = False) -> 
         to: The target's convention.
         port_values: Take the hyperparameters that make the source's trajectory, where the source's
             own do not.
+        own_decay: Whether the target can decay in its own way alone, as other optimizers than sgdm
+            do that bear its name.
 
     Raises:
+        InvalidTypeError: If a hyperparameter is no number.
+        InvalidValueError: If one is out of range, or the convention has no place for it.
         InvalidUseError: If the two are not the same rule with these hyperparameters, or the map
             would divide by zero or empty the buffer. The text says what would work.
     """
+    source.check()
+    if one_rule(source.convention, to) and (source.decays_in_its_own_way or not own_decay):
+        return _unchanged(source, to)
     names = f"{source.convention.name!r} to {to.name!r}"
     target = _same_values(source, to)
     from_start: Identical = "never"
     identical = identity(source.side(), target.side())
-    ported = identical == "never"
+    ported = identical == "never" or (own_decay and not target.decays_in_its_own_way)
     if ported:
-        target, alike = _ported(source, to, names)
+        if source.last_momentum not in (None, source.momentum):
+            raise InvalidUseError(
+                f"state cannot be converted from {names} right after momentum has changed, which "
+                "the buffer has yet to see; step once, then convert"
+            )
+        target, alike = _ported(source, to, names, own_decay=own_decay)
         if not port_values:
             raise InvalidUseError(
                 f"state cannot be converted from {names} with the same hyperparameters, which make "
@@ -203,16 +175,42 @@ def state_map(source: Setting, to: Convention, *, port_values: bool = False) -> 
             "divide by it or empty the buffer; give the lr and momentum of the step from which on "
             "they are not 0, or convert then"
         )
-    u, s = x.buffer_in(y)
+    try:
+        u, s, ahead, back = map(float, (*x.buffer_in(y), run.look_ahead(0), new.look_ahead(0)))
+    except OverflowError as error:
+        raise InvalidUseError(
+            f"state cannot be converted from {names} with numbers beyond every float: give an lr "
+            "and momentum of ordinary size"
+        ) from error
     return StateMap(
-        u=float(u),
-        s=float(s),
-        ahead=float(run.look_ahead(0)),
-        back=float(new.look_ahead(0)),
+        u=u,
+        s=s,
+        ahead=ahead,
+        back=back,
         to=target,
         ported=ported,
         identical=identical,
         from_start=from_start,
+    )
+
+
+@lru_cache
+def one_rule(one: Convention, other: Convention) -> bool:
+    """Whether two conventions are names of one."""
+    return replace(other, name=one.name) == one
+
+
+def _unchanged(source: Setting, to: Convention) -> StateMap:
+    """Return the map between two names of one rule."""
+    return StateMap(
+        u=0.0,
+        s=1.0,
+        ahead=0.0,
+        back=0.0,
+        to=replace(source, convention=to),
+        ported=False,
+        identical="always",
+        from_start="always",
     )
 
 
@@ -236,9 +234,12 @@ def _public(mode: str) -> WeightDecayMode | None:
     return next((known for known in get_args(WeightDecayMode) if known == mode), None)
 
 
-def _ported(source: Setting, to: Convention, names: str) -> tuple[Setting, bool]:
+def _ported(
+    source: Setting, to: Convention, names: str, *, own_decay: bool
+) -> tuple[Setting, bool]:
     """Return the target's own hyperparameters, and whether first steps are the same too."""
-    mode = None if source.weight_decay == 0 else _same_values(source, to).weight_decay_mode
+    like_its = _same_values(source, to).weight_decay_mode
+    mode = None if own_decay or source.weight_decay == 0 else like_its
     part = ""
     for kind in dict.fromkeys((mode, None)):
         try:
@@ -251,6 +252,7 @@ def _ported(source: Setting, to: Convention, names: str) -> tuple[Setting, bool]
             source,
             convention=to,
             last_momentum=None,
+            lr0=source.lr if source.lr0 is None else source.lr0,  # which port takes
             weight_decay_mode=kind,
             **values,
         )
@@ -261,7 +263,8 @@ def _ported(source: Setting, to: Convention, names: str) -> tuple[Setting, bool]
     )
 
 
-_PORTED = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "nu")
+_NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
+_PORTED = (*_NUMBERS, "nesterov", "nu")
 
 
 def _listed(setting: Setting) -> str:

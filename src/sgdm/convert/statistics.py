@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["PARAMETER_DTYPES", "is_parameter", "listed"]
+__all__ = ["PARAMETER_DTYPES", "is_parameter"]
 
 PARAMETER_DTYPES = (
     torch.float16,
@@ -20,9 +20,3 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 def is_parameter(name: str, dtype: torch.dtype) -> bool:
     """Whether an entry is stepped: a floating-point one that is no running statistic."""
     return dtype in PARAMETER_DTYPES and name.rpartition(".")[2] not in _STATISTICS
-
-
-def listed(names: list[str]) -> str:
-    """Return names for a message: the first five, and how many more."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(name if len(name) <= 100 else f"{name[:97]}..." for name in names[:5]) + more

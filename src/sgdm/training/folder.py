@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sgdm.errors import FileError
-from sgdm.files import append_line, write_atomically
+from sgdm.files import append_line, unfinished, write_atomically
 from sgdm.training.settings import Settings
 from sgdm.version import __version__
 
@@ -78,13 +78,14 @@ class RunFolder:
             if self.path.exists() and not self.path.is_dir():
                 raise FileError.of("out", "a folder", str(self.path), "choose another place")
             held = sorted(self.path.iterdir()) if self.path.is_dir() else []
+            own = self._own_files() if held else []
         if held and not overwrite:
             raise FileError(
                 f"{self.path} holds something already; go on with a run by --resume "
                 f"{shlex.quote(str(self.path))}, replace it with --overwrite, or choose another "
                 "--out"
             )
-        foreign = [file for file in held if file not in self._own_files() or not file.is_file()]
+        foreign = [file for file in held if file not in own or not file.is_file()]
         if foreign:
             raise FileError(
                 f"{self.path} holds {foreign[0].name}, which no run wrote; "
@@ -203,7 +204,7 @@ class RunFolder:
             self.compare_csv,
             self.compare_png,
         ]
-        return files + [file.with_name(f".{file.name}.tmp") for file in files]
+        return files + [left for file in files for left in unfinished(file)]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from flax import linen, nnx, serialization
 from flax.training.train_state import TrainState
 
 from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
-from sgdm.convert.files.optax import read, write
+from sgdm.convert.files.optax import prepare, read
 
 _BEFORE, _AFTER = 30, 20
 _LR, _MOMENTUM = 0.1, 0.9
@@ -121,7 +121,7 @@ def _train_torch(folder: Path, batches: Batches) -> bytes:
         convention="optax", slots=slots, hyperparameters={"lr": _LR}, steps=_BEFORE
     )
     path = folder / "flax-from-torch.msgpack"
-    write(path, checkpoint, folder / "flax-trained.msgpack")
+    prepare(path, checkpoint, folder / "flax-trained.msgpack")()
     return path.read_bytes()
 
 
@@ -219,7 +219,7 @@ def _check_reads_ours(folder: Path, files: dict[str, bytes]) -> None:
         path.write_bytes(data)
         for template in (path, None):
             with read(path) as checkpoint:
-                write(copy, checkpoint, template)
+                prepare(copy, checkpoint, template)()
             restored = serialization.msgpack_restore(copy.read_bytes())
             expected = serialization.msgpack_restore(data)
             if template is None and name in {"plain", "none", "bfloat16", "float16"}:

@@ -1,7 +1,7 @@
 """Checkpoint formats, one module each, with the same two verbs.
 
     read(path, weights=None)            a context manager that yields a `Checkpoint`
-    write(path, checkpoint, template=None)   writes the file whole or not at all
+    prepare(path, checkpoint, template=None) makes every check, and returns what writes the file
 
 Tensors are in torch's layout on this side of both, whatever the file's is.
 """

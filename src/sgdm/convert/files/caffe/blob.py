@@ -1,16 +1,15 @@
 """Caffe's `BlobProto`: a tensor, read where it lies and written as a stream."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 import torch
-from torch import Tensor
 
 from sgdm.convert.checkpoint import Stored
 from sgdm.convert.files.caffe.wire import BYTES, Field, Messages, head_of, varint
-from sgdm.convert.raw import read_into, size_in_bytes, tensor_of, view_of
+from sgdm.convert.raw import Patch, read_tensor, size_in_bytes, write_tensor
 
 __all__ = ["Blob", "Piece", "as_blob", "length_of", "read_blob", "squeezed", "write_pieces"]
 
@@ -22,11 +21,11 @@ _DIFF = (6, 9)
 _NUMBER_OF = {dtype: number for number, dtype in _DATA.items()}
 
 _MOST_AXES = 32
+_MOST_PARTS = 16  # protobuf itself writes one
 _LONGEST = 2**31  # Caffe counts in int
-_CHUNK = 1 << 20
 
-# What a file is written from: bytes, a range of the file that is the template, or a tensor.
-Piece = bytes | tuple[Messages, int, int] | Stored
+# What a file is written from.
+Piece = bytes | Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +34,44 @@ class Blob:
 
     Attributes:
         messages: The file.
+        place: Where it lies.
         shape: As stored.
         legacy: Whether the shape is one of four axes whatever the tensor has.
         dtype: Of its elements.
         parts: Where they lie, in order: start and end.
-        rest: The fields that are not its elements: number, start and end.
+        replaced: The fields that another tensor takes the place of: begin and end.
     """
 
     messages: Messages
+    place: Field
     shape: tuple[int, ...]
     legacy: bool
     dtype: torch.dtype
     parts: tuple[tuple[int, int], ...]
-    rest: tuple[tuple[int, int, int], ...]
+    replaced: tuple[tuple[int, int], ...]
 
     def stored(self, shape: tuple[int, ...]) -> Stored:
         """Return the tensor, of that shape, to be read when it is asked for."""
-        return Stored(shape, self.dtype, lambda: self._read().reshape(shape))
+        file, path = self.messages.file, self.messages.path
+        return Stored(
+            shape, self.dtype, lambda: read_tensor(file, path, self.parts, shape, self.dtype)
+        )
 
-    def _read(self) -> Tensor:
-        data = bytearray(size_in_bytes(self.shape, self.dtype))
-        view, file = memoryview(data), self.messages.file
-        for start, end in self.parts:
-            file.seek(start)
-            if not read_into(file, view[: end - start]):
-                raise self.messages.broken(start, "the file has become shorter")
-            view = view[end - start :]
-        return tensor_of(data, self.dtype)
+    def patches(self, stored: Stored) -> tuple[list[Patch], int]:
+        """Return what puts another tensor in its place, and by how much it becomes longer."""
+        number, size = _NUMBER_OF[stored.dtype], size_in_bytes(stored.shape, stored.dtype)
+        data = [head_of(number, size), stored]
+        # What is there first makes room for the data, the rest for nothing.
+        first, *others = self.replaced or ((self.place.end, self.place.end),)
+        held = sum(end - begin for begin, end in self.replaced)
+        length = self.place.end - self.place.start - held + length_of(data)
+        head = head_of(self.place.number, length)
+        patches = [
+            _patch(self.place.begin, self.place.start, [head]),
+            _patch(*first, data),
+            *(_patch(*other, []) for other in others),
+        ]
+        return patches, len(head) + length - (self.place.end - self.place.begin)
 
 
 def read_blob(messages: Messages, field: Field) -> Blob:
@@ -75,28 +85,34 @@ def read_blob(messages: Messages, field: Field) -> Blob:
     legacy: dict[int, int] = {}
     shape: list[int] = []
     parts: dict[int, list[tuple[int, int]]] = {number: [] for number in _DATA}
-    rest: list[tuple[int, int, int]] = []
+    replaced: list[tuple[int, int]] = []
     for inner in messages.fields(field.start, field.end):
         if inner.number in _DATA:
-            if inner.kind != BYTES:
-                raise messages.broken(
-                    inner.begin, "its data is not packed", "have Caffe save it again"
-                )
-            parts[inner.number].append((inner.start, inner.end))
-        elif inner.number not in _DIFF:
-            rest.append((inner.number, inner.begin, inner.end))
-        if inner.number in _LEGACY:
+            parts[inner.number].append(_packed(messages, inner))
+        if inner.number in _DATA or inner.number in _DIFF:
+            replaced.append((inner.begin, inner.end))
+        elif inner.number in _LEGACY:
             legacy[inner.number] = inner.value
         elif inner.number == _SHAPE:
             shape += _dims(messages, inner)
+        if len(replaced) > _MOST_PARTS or len(shape) > _MOST_AXES:
+            raise messages.broken(field.begin, "a blob has too many parts or axes")
     number = 8 if any(parts[8]) else 5  # as Caffe chooses
     found = tuple(legacy.get(axis, 0) for axis in _LEGACY) if legacy else tuple(shape)
-    if len(found) > _MOST_AXES or max(found, default=0) >= _LONGEST:
+    if max(found, default=0) >= _LONGEST:
         raise messages.broken(field.begin, "a blob has a shape that Caffe cannot have")
     held = sum(end - start for start, end in parts[number])
-    if held != math.prod(found) * _DATA[number].itemsize:
+    if held != size_in_bytes(found, _DATA[number]):
         raise messages.broken(field.begin, f"a blob of shape {found} has {held} bytes")
-    return Blob(messages, found, bool(legacy), _DATA[number], tuple(parts[number]), tuple(rest))
+    return Blob(
+        messages, field, found, bool(legacy), _DATA[number], tuple(parts[number]), tuple(replaced)
+    )
+
+
+def _packed(messages: Messages, field: Field) -> tuple[int, int]:
+    if field.kind != BYTES:
+        raise messages.broken(field.begin, "its data is not packed", "have Caffe save it again")
+    return field.start, field.end
 
 
 def _dims(messages: Messages, field: Field) -> list[int]:
@@ -119,54 +135,34 @@ def squeezed(shape: tuple[int, ...], axes: int = 1) -> tuple[int, ...]:
     return shape
 
 
-def as_blob(stored: Stored, blob: Blob | None = None) -> list[Piece]:
-    """Return a tensor of float32 or float64 as the content of a `BlobProto`.
-
-    Args:
-        stored: The tensor.
-        blob: Whose other fields to keep, its shape among them.
-    """
-    number = _NUMBER_OF[stored.dtype]
-    data: list[Piece] = [head_of(number, size_in_bytes(stored.shape, stored.dtype)), stored]
-    if blob is not None:
-        rest: list[tuple[int, Piece]] = [
-            (other, (blob.messages, begin, end)) for other, begin, end in blob.rest
-        ]
-    else:
-        dims = b"".join(map(varint, stored.shape))
-        dims = head_of(_DIM, len(dims)) + dims
-        rest = [(_SHAPE, head_of(_SHAPE, len(dims)) + dims)]
+def as_blob(stored: Stored) -> list[Piece]:
+    """Return a tensor of float32 or float64 as the content of a `BlobProto`."""
+    dims = b"".join(map(varint, stored.shape))
+    dims = head_of(_DIM, len(dims)) + dims
+    shape = head_of(_SHAPE, len(dims)) + dims
+    number, size = _NUMBER_OF[stored.dtype], size_in_bytes(stored.shape, stored.dtype)
     # In the order of their numbers, as protobuf itself writes them.
-    before: list[Piece] = [piece for other, piece in rest if other < number]
-    return [*before, *data, *(piece for other, piece in rest if other >= number)]
+    if number < _SHAPE:
+        return [head_of(number, size), stored, shape]
+    return [shape, head_of(number, size), stored]
 
 
 def length_of(pieces: Iterable[Piece]) -> int:
     """Return how many bytes pieces are."""
-    total = 0
-    for piece in pieces:
-        if isinstance(piece, Stored):
-            total += size_in_bytes(piece.shape, piece.dtype)
-        else:
-            total += len(piece) if isinstance(piece, bytes) else piece[2] - piece[1]
-    return total
+    return sum(
+        size_in_bytes(piece.shape, piece.dtype) if isinstance(piece, Stored) else len(piece)
+        for piece in pieces
+    )
 
 
-def write_pieces(file: BinaryIO, pieces: Iterable[Piece]) -> None:
+def write_pieces(pieces: Iterable[Piece], file: BinaryIO) -> None:
     """Write pieces one after the other, one tensor in memory at a time."""
     for piece in pieces:
-        if isinstance(piece, bytes):
-            file.write(piece)
-        elif isinstance(piece, Stored):
-            view, tensor = view_of("a tensor", piece)
-            file.write(view)
-            del view, tensor
+        if isinstance(piece, Stored):
+            write_tensor("a tensor", piece, file)
         else:
-            messages, start, end = piece
-            messages.file.seek(start)
-            while start < end:
-                chunk = messages.file.read(min(_CHUNK, end - start))
-                if not chunk:
-                    raise messages.broken(start, "the file has become shorter")
-                file.write(chunk)
-                start += len(chunk)
+            file.write(piece)
+
+
+def _patch(start: int, end: int, pieces: list[Piece]) -> Patch:
+    return Patch(start, end, partial(write_pieces, pieces))

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from sgdm.convert.checkpoint import Stored, broken
+from sgdm.convert.files.caffe.net import MOST_OF_LAYER
 from sgdm.convert.hdf5 import Dataset, find_datasets, read_dataset
+from sgdm.convert.raw import view_of
 from sgdm.extras import load_extra
 
-__all__ = ["read_history", "read_weights", "write_history", "write_weights"]
+__all__ = ["NUMBERS", "read_history", "read_weights", "write_history", "write_weights"]
 
+NUMBERS = frozenset(map(str, range(MOST_OF_LAYER)))  # of a layer's blobs
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -49,7 +52,7 @@ def read_weights(path: Path, file: BufferedIOBase) -> list[tuple[str, int, Store
     found: list[tuple[str, int, Stored]] = []
     for place in datasets:
         layer, _, number = place.removeprefix("data/").rpartition("/")
-        if not place.startswith("data/") or not layer or number not in map(str, range(100)):
+        if not place.startswith("data/") or not layer or number not in NUMBERS:
             problem = "it is no blob of a layer, such as data/conv1/0"
             if place.startswith("diff/"):
                 continue
@@ -72,7 +75,7 @@ def write_history(path: Path, history: Iterable[Stored], steps: int, learned_net
         file.create_dataset("current_step", data=[0], dtype="<i4")
         group = file.create_group("history")
         for number, stored in enumerate(history):
-            group.create_dataset(str(number), data=stored.read().detach().numpy())
+            _write(group, str(number), stored)
 
 
 def write_weights(path: Path, weights: Iterable[tuple[str, Stored]]) -> None:
@@ -81,7 +84,12 @@ def write_weights(path: Path, weights: Iterable[tuple[str, Stored]]) -> None:
     with h5py.File(path, "w", libver="earliest") as file:
         group = file.create_group("data")
         for name, stored in weights:
-            group.create_dataset(name, data=stored.read().detach().numpy())
+            _write(group, name, stored)
+
+
+def _write(group: Any, name: str, stored: Stored) -> None:
+    _, tensor = view_of(name, stored)
+    group.create_dataset(name, data=tensor.numpy())
 
 
 def _stored(path: Path, file: BufferedIOBase, datasets: dict[str, Dataset], place: str) -> Stored:

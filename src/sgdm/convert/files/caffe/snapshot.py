@@ -2,15 +2,22 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
 
-from sgdm.convert.checkpoint import Stored, broken
+from sgdm.convert.checkpoint import Stored, broken, listed, opened
 from sgdm.convert.files.caffe.blob import Blob, read_blob, squeezed
 from sgdm.convert.files.caffe.hdf5 import read_history, read_weights
-from sgdm.convert.files.caffe.net import Layer, Parameter, parameters_of, read_layers
+from sgdm.convert.files.caffe.net import (
+    MOST_BLOBS,
+    MOST_OF_LAYER,
+    Layer,
+    Parameter,
+    parameters_of,
+    read_layers,
+)
 from sgdm.convert.files.caffe.wire import VARINT, Messages
 from sgdm.convert.hdf5 import SIGNATURE
 
@@ -37,15 +44,25 @@ class Weight:
 
     Attributes:
         name: Such as "conv1/0".
-        stored: Its tensor.
-        layout: What was done to its shape.
+        raw: Its tensor as stored, without the ones that the legacy form puts before its shape.
+        layout: What is done to it, and to its history.
         parameter: What a protobuf file says of it; None in HDF5.
     """
 
     name: str
-    stored: Stored
+    raw: Stored
     layout: str = ""
     parameter: Parameter | None = None
+
+    def turned(self, stored: Stored) -> Stored:
+        """Return a tensor of torch's layout in Caffe's, or the other way around."""
+        if self.parameter is None or not self.parameter.transposed:
+            return stored
+        return replace(
+            stored,
+            shape=stored.shape[::-1],
+            read=lambda: stored.read().transpose(0, -1).contiguous(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +118,7 @@ def open_net(path: Path) -> Generator[Net]:
         messages = Messages(path, file)
         layers = read_layers(messages)
         owned = {it.name: it for it in parameters_of(layers).values()}
-        weights = [
-            Weight(name, it.blob.stored(it.shape), _layout(it.blob.shape, it.shape), it)
-            for name, it in owned.items()
-        ]
-        yield Net(path, weights, messages, layers)
+        yield Net(path, [_weight(it) for it in owned.values()], messages, layers)
 
 
 @contextmanager
@@ -143,7 +156,7 @@ def paired(solver: Solver, net: Net) -> list[tuple[Weight, Stored]]:
         )
     pairs: list[tuple[Weight, Stored]] = []
     for number, (weight, stored) in enumerate(zip(weights, solver.history, strict=True)):
-        shape, blob = weight.stored.shape, solver.legacy[number]
+        shape, blob = weight.raw.shape, solver.legacy[number]
         if blob is not None and squeezed(blob.shape) == squeezed(shape):
             stored = blob.stored(shape)  # noqa: PLW2901
         if stored.shape != shape:
@@ -159,13 +172,13 @@ def paired(solver: Solver, net: Net) -> list[tuple[Weight, Stored]]:
 
 @contextmanager
 def _open(path: Path, wanted: str) -> Generator[tuple[BufferedReader, bool]]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        problem = f"cannot be opened ({error.strerror})"
-        raise broken(path, "file", problem, f"give {wanted}") from error
-    with file:
+    with opened(path, wanted) as file:
         yield file, file.read(len(SIGNATURE)) == SIGNATURE
+
+
+def _weight(of: Parameter) -> Weight:
+    changes = [_layout(of.blob.shape, of.shape), "IO -> OI" if of.transposed else ""]
+    return Weight(of.name, of.blob.stored(of.shape), ", ".join(filter(None, changes)), of)
 
 
 def _read_solver(messages: Messages) -> tuple[Solver, int]:
@@ -182,6 +195,8 @@ def _read_solver(messages: Messages) -> tuple[Solver, int]:
             solver.remarks.append(f"learned_net={messages.text(it)!r:.200}")
         elif it.number == HISTORY:
             blob = read_blob(messages, it)
+            if len(solver.history) == MOST_BLOBS:
+                raise messages.broken(it.begin, f"there are more than {MOST_BLOBS} blobs")
             shape = squeezed(blob.shape) if blob.legacy else blob.shape
             solver.history.append(blob.stored(shape))
             solver.layouts.append(_layout(blob.shape, shape))
@@ -205,19 +220,18 @@ def _ordered(net: Net, shapes: list[tuple[int, ...]]) -> list[Weight]:
 
     HDF5 keeps layers by name, and the history is in the net's order.
     """
-    layers = [
-        list(weights) for _, weights in groupby(net.weights, lambda it: it.name.rpartition("/")[0])
-    ]
+    layers: dict[tuple[tuple[int, ...], ...], list[list[Weight]]] = {}
+    for _, weights in groupby(net.weights, lambda it: it.name.rpartition("/")[0]):
+        layer = list(weights)
+        layers.setdefault(tuple(it.raw.shape for it in layer), []).append(layer)
     found: list[Weight] = []
     while layers:
-        rest = shapes[len(found) :]
-        fitting = [
-            layer for layer in layers if [it.stored.shape for it in layer] == rest[: len(layer)]
-        ]
+        rest = tuple(shapes[len(found) : len(found) + MOST_OF_LAYER])
+        lengths = {len(each) for each in layers}
+        fitting = [its for n in lengths for its in layers.get(rest[:n], ()) if len(rest) >= n]
         if len(fitting) != 1:
-            names = ", ".join(layer[0].name.rpartition("/")[0][:50] for layer in fitting[:4])
+            names = listed([layer[0].name.rpartition("/")[0] for layer in fitting])
             problem = f"history {len(found)} fits {names or 'no layer'}"
             raise broken(net.path, "data", problem, _KEEPS_ORDER)
-        layers.remove(fitting[0])
-        found += fitting[0]
+        found += layers.pop(tuple(it.raw.shape for it in fitting[0]))[0]
     return found

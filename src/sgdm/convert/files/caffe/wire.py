@@ -96,9 +96,10 @@ class Messages:
 
     def floats(self, field: Field) -> tuple[float, ...]:
         """Return the few numbers of a repeated field of floats, packed or one alone."""
-        if (field.end - field.start) % 4 or field.kind not in (FIXED32, BYTES):
-            raise self.broken(field.begin, f"field {field.number} should be of floats")
-        data = self._read(field.start, min(field.end - field.start, _LONGEST_TEXT))
+        size = field.end - field.start
+        if size % 4 or size > _LONGEST_TEXT or field.kind not in (FIXED32, BYTES):
+            raise self.broken(field.begin, f"field {field.number} should be of a few floats")
+        data = self._read(field.start, size)
         return struct.unpack(f"<{len(data) // 4}f", data)
 
     def text(self, field: Field) -> str:

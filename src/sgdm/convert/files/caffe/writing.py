@@ -1,19 +1,29 @@
 """Writing Caffe's files: the slots put in a net's order, then protobuf or HDF5."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
-
-from sgdm.convert.checkpoint import Slot, Stored, broken
+from sgdm.convert.checkpoint import Slot, Stored, broken, opened, zeros
 from sgdm.convert.files.caffe.blob import Piece, as_blob, length_of, write_pieces
-from sgdm.convert.files.caffe.hdf5 import write_history, write_weights
-from sgdm.convert.files.caffe.net import parameters_of, rewritten
-from sgdm.convert.files.caffe.snapshot import CURRENT_STEP, HISTORY, ITER, LEARNED_NET, Net
+from sgdm.convert.files.caffe.hdf5 import NUMBERS, write_history, write_weights
+from sgdm.convert.files.caffe.net import parameters_of, patches_of
+from sgdm.convert.files.caffe.snapshot import (
+    CURRENT_STEP,
+    HISTORY,
+    ITER,
+    LEARNED_NET,
+    Net,
+    Weight,
+)
 from sgdm.convert.files.caffe.wire import head_of, varint_field
-from sgdm.files import write_atomically
+from sgdm.convert.raw import Patch, write_patched
+from sgdm.files import write_atomically, write_together
 
-__all__ = ["in_order", "is_weights", "write_net", "write_solver"]
+__all__ = ["is_weights", "prepare_net", "prepare_solver"]
+
+Write = Callable[[BinaryIO], object]
 
 _WEIGHTS, _HDF5 = ".caffemodel", ".h5"
 _MOST_BYTES = 2**31 - 1  # that protobuf reads
@@ -24,39 +34,8 @@ def is_weights(path: Path) -> bool:
     return path.name.removesuffix(_HDF5).endswith(_WEIGHTS)
 
 
-def in_order(path: Path, slots: list[Slot], net: Net | None) -> list[Slot]:
-    """Return the slots in the net's order, having checked that they are its.
-
-    Raises:
-        FileError: If they are not, or there is no net for parameters.
-    """
-    if net is None:
-        return slots
-    given = {slot.name: slot for slot in slots}
-    wanted = {weight.name: weight for weight in net.weights}
-    unknown = [name for name in given if name not in wanted]
-    if len(given) < len(slots) or unknown:
-        problem = f"{(unknown or [slots[0].name])[0]:.100} is not in it, or there twice"
-        raise broken(net.path, "template", problem, "give the net's own, or a mapping file")
-    found: list[Slot] = []
-    for name, weight in wanted.items():
-        slot = given.get(name, Slot(name=name))
-        if name not in given:
-            if weight.parameter is None or not weight.parameter.statistic:
-                problem = "the checkpoint has nothing of this name"
-                raise broken(net.path, name, problem, "give the net's own, or a mapping file")
-            if is_weights(path) or any(it.parameter for it in slots):
-                slot = Slot(name=name, parameter=weight.stored)
-        for stored in (slot.parameter, slot.buffer):
-            if stored is not None and stored.shape != weight.stored.shape:
-                problem = f"it has the shape {weight.stored.shape} there, here {stored.shape}"
-                raise broken(net.path, name, problem, "give the .caffemodel of this very net")
-        found.append(slot)
-    return found
-
-
-def write_net(path: Path, slots: list[Slot], net: Net | None) -> None:
-    """Write a file of weights.
+def prepare_net(path: Path, slots: list[Slot], net: Net | None) -> Callable[[], None]:
+    """Return what writes a file of weights.
 
     Raises:
         FileError: If the slots hold something else, or no template is there for protobuf.
@@ -64,21 +43,24 @@ def write_net(path: Path, slots: list[Slot], net: Net | None) -> None:
     if any(slot.buffer is not None for slot in slots):
         problem = "a file of weights holds no history"
         raise broken(path, "name", problem, "name a .solverstate: its weights are written beside")
-    tensors = _parameters(path, slots)
+    tensors = _parameters(path, slots, net)
     if path.name.endswith(_HDF5):
         for name in tensors:
             layer, _, number = name.rpartition("/")
-            if not layer or number not in map(str, range(100)):
+            if not layer or number not in NUMBERS:
                 problem = "a blob is called by its layer and its number"
                 raise broken(path, name, problem, "map it to such as conv1/0")
-        write_atomically(path, lambda file: write_weights(Path(file.name), tensors.items()))
-    else:
-        pieces = _net(path, tensors, net)
-        write_atomically(path, lambda file: write_pieces(file, pieces))
+        return lambda: write_atomically(
+            path, lambda file: write_weights(Path(file.name), tensors.items())
+        )
+    net, patches = _net(path, tensors, net)
+    return lambda: write_atomically(path, partial(_write_net, net, patches))
 
 
-def write_solver(path: Path, slots: list[Slot], net: Net | None, steps: int) -> None:
-    """Write a solver state, and beside it the parameters, if there are any.
+def prepare_solver(
+    path: Path, slots: list[Slot], net: Net | None, steps: int
+) -> Callable[[], None]:
+    """Return what writes a solver state, and beside it the parameters, if there are any.
 
     Raises:
         FileError: If the order of the history is not known, or the parameters have no template.
@@ -88,48 +70,41 @@ def write_solver(path: Path, slots: list[Slot], net: Net | None, steps: int) -> 
     if net is not None and net.messages is None:
         problem = "HDF5 does not keep the order of the layers, which the history is in"
         raise broken(net.path, "template", problem, "give the .caffemodel of protobuf")
-    shapes = [weight.stored for weight in net.weights] if net else [None] * len(slots)
-    history = [_history(path, *it) for it in zip(slots, shapes, strict=True)]
+    weights = net.weights if net else [None] * len(slots)
+    history = [_history(path, *it) for it in zip(slots, weights, strict=True)]
     if not history:
         raise broken(path, "checkpoint", "it has no parameter", "give another")
-    beside, weights = "", list[Piece]()
-    if any(slot.parameter is not None for slot in slots):
-        stem = path.name.removesuffix(_HDF5).removesuffix(".solverstate")
-        model = path.with_name(stem + _WEIGHTS)
-        weights = _net(path, _parameters(path, slots), net)
-        if net is not None and model.exists() and model.samefile(net.path):
+    model = path.with_name(path.name.removesuffix(_HDF5).removesuffix(".solverstate") + _WEIGHTS)
+    beside: list[tuple[Path, Write]] = []
+    # Of a history alone, only what no optimizer steps comes with parameters, the template's own.
+    if any(slot.parameter is not None for slot in slots if slot.stepped):
+        its, patches = _net(path, _parameters(path, slots, net), net)
+        if model.exists() and model.samefile(its.path):
             problem = f"the weights beside it, {model.name}, would replace the template"
             raise broken(path, "name", problem, "choose another")
-        beside = str(model)
+        beside = [(model, partial(_write_net, its, patches))]
+    name = str(model) if beside else ""
     if path.name.endswith(_HDF5):
-        state: list[Piece] = []
-    else:
-        state = _state(path, history, steps, beside)
-
-    def write_both(file: BinaryIO) -> None:
-        if path.name.endswith(_HDF5):
-            write_history(Path(file.name), history, steps, beside)
-        else:
-            write_pieces(file, state)
-        # Last: if the solver state fails, the weights that are there stay as well.
-        if beside:
-            write_atomically(Path(beside), lambda inner: write_pieces(inner, weights))
-
-    write_atomically(path, write_both)
+        return lambda: write_together(
+            [*beside, (path, lambda file: write_history(Path(file.name), history, steps, name))]
+        )
+    state = _state(path, history, steps, name)
+    return lambda: write_together([*beside, (path, partial(write_pieces, state))])
 
 
-def _parameters(path: Path, slots: list[Slot]) -> dict[str, Stored]:
+def _parameters(path: Path, slots: list[Slot], net: Net | None) -> dict[str, Stored]:
+    """Return the parameters as Caffe stores them, by name."""
     found: dict[str, Stored] = {}
-    for slot in slots:
+    for slot, weight in zip(slots, net.weights if net else [None] * len(slots), strict=True):
         if slot.parameter is None:
             problem = "the checkpoint has its history alone"
             raise broken(path, slot.name, problem, "give its parameter too, or none at all")
-        found[slot.name] = slot.parameter
+        found[slot.name] = weight.turned(slot.parameter) if weight else slot.parameter
     return found
 
 
-def _net(path: Path, tensors: dict[str, Stored], net: Net | None) -> list[Piece]:
-    """Return the template with other parameters."""
+def _net(path: Path, tensors: dict[str, Stored], net: Net | None) -> tuple[Net, list[Patch]]:
+    """Return the template, and what puts other parameters into it."""
     if net is None or net.messages is None:
         raise broken(
             path,
@@ -139,7 +114,14 @@ def _net(path: Path, tensors: dict[str, Stored], net: Net | None) -> list[Piece]
         )
     places = parameters_of(net.layers)
     by_place = {place: tensors[of.name] for place, of in places.items()}
-    return _fitting(path, list(rewritten(net.messages, net.layers, by_place)))
+    patches, longer = patches_of(net.layers, by_place)
+    _check_size(path, net.messages.size + longer)
+    return net, patches
+
+
+def _write_net(net: Net, patches: list[Patch], file: BinaryIO) -> None:
+    with opened(net.path, "the template") as source:
+        write_patched(file, source, net.path, patches)
 
 
 def _state(path: Path, history: list[Stored], steps: int, learned_net: str) -> list[Piece]:
@@ -151,23 +133,23 @@ def _state(path: Path, history: list[Stored], steps: int, learned_net: str) -> l
     for stored in history:
         blob = as_blob(stored)
         pieces += [head_of(HISTORY, length_of(blob)), *blob]
-    return _fitting(path, [*pieces, varint_field(CURRENT_STEP, 0)])
-
-
-def _fitting(path: Path, pieces: list[Piece]) -> list[Piece]:
-    if (size := length_of(pieces)) > _MOST_BYTES:
-        problem = f"it would have {size} bytes, and protobuf reads {_MOST_BYTES}"
-        raise broken(path, "file", problem, "name a .h5")
+    pieces.append(varint_field(CURRENT_STEP, 0))
+    _check_size(path, length_of(pieces))
     return pieces
 
 
-def _history(path: Path, slot: Slot, like: Stored | None) -> Stored:
-    """Return the history of a slot; zeros if it has none."""
-    like = slot.parameter or like
+def _check_size(path: Path, size: int) -> None:
+    if size > _MOST_BYTES:
+        problem = f"it would have {size} bytes, and protobuf reads {_MOST_BYTES}"
+        raise broken(path, "file", problem, "name a .h5")
+
+
+def _history(path: Path, slot: Slot, weight: Weight | None) -> Stored:
+    """Return the history of a slot as Caffe stores it; zeros if it has none."""
     if slot.buffer is not None:
-        return slot.buffer
+        return weight.turned(slot.buffer) if weight else slot.buffer
+    like = weight.raw if weight else slot.parameter
     if like is None:
         problem = "neither its history nor its parameter is there"
         raise broken(path, slot.name, problem, "give the .caffemodel as template")
-    shape, dtype = like.shape, like.dtype
-    return Stored(shape, dtype, lambda: torch.zeros(shape, dtype=dtype))
+    return zeros(like.shape, (slot.parameter or like).dtype)

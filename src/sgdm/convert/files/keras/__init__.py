@@ -5,22 +5,28 @@ belongs to which of them it does not say: one that has momentum is read with `we
 file of the same model, and then as that is.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from sgdm.convert.checkpoint import Checkpoint, Slot, Stored, broken
-from sgdm.convert.files.keras.archive import Block, open_source, write_archive, write_weights
+from sgdm.convert.checkpoint import (
+    Checkpoint,
+    Slot,
+    Stored,
+    broken,
+    check_rule,
+    zeros,
+)
+from sgdm.convert.files.keras.archive import open_source, write_archive, write_weights
 from sgdm.convert.files.keras.contents import NEEDS_CONFIG, Contents
 from sgdm.convert.files.keras.model import Variable
-from sgdm.convert.files.keras.optimizer import ITERATION
-from sgdm.convert.hdf5 import Dataset
-from sgdm.convert.layout import described, from_torch, shape_in_torch
+from sgdm.convert.layout import described, from_torch
+from sgdm.convert.raw import Patch, in_order
 from sgdm.files import write_atomically
 
-__all__ = ["read", "write"]
+__all__ = ["prepare", "read"]
 
 _CONVENTION = "keras3"
 
@@ -48,24 +54,30 @@ def read(path: Path, weights: Path | None = None) -> Generator[Checkpoint]:
                     name=variable.name,
                     layout=described(variable.layout, len(contents.datasets[variable.place].shape)),
                     parameter=contents.stored(variable.place, variable.layout),
-                    buffer=contents.stored(contents.momentums.get(variable.place), variable.layout),
+                    buffer=contents.stored(
+                        contents.states_of(variable).get("momentum"), variable.layout
+                    ),
+                    stepped=variable.trainable is not False,
                 )
                 for variable in contents.variables
             ],
             hyperparameters=contents.hyperparameters(),
             steps=contents.steps(),
-            remarks=contents.optimizer.remarks if contents.optimizer else [],
+            remarks=contents.remarks(),
         )
 
 
-def write(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> None:
-    """Write a copy of a template, with other parameters and momentum in it.
+def prepare(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> Callable[[], None]:
+    """Return what writes a copy of a template, with other parameters and momentum in it.
 
-    A buffer that is absent becomes zeros, which are what Keras starts with and the same to it.
+    A buffer that is absent becomes zeros, which are what Keras starts with and the same to it; so
+    do gradients that the template has accumulated. Its moving averages begin anew, at the
+    parameters.
 
     Args:
         path: What to write; ends in ".keras", or in ".h5" for its weights alone.
-        checkpoint: Has every variable of the template's model, by its name there.
+        checkpoint: Has the variables of the template's model, in its order. What of the template
+            stays, and the checkpoint says nothing of, is added to its remarks.
         template: A `.keras` file of the same model, compiled with the same SGD, its optimizer
             built. For parameters without momentum, a `.weights.h5` does too.
     """
@@ -82,60 +94,52 @@ def write(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> N
             raise broken(path, "name", "it ends neither in .keras nor in .h5", "name it so")
         if whole and source.config is None:
             raise broken(template, "file", "it has no config.json", NEEDS_CONFIG)
-        blocks = _blocks(Contents(source, source.config, template), checkpoint)
-        copy = write_archive if whole else write_weights
-        write_atomically(path, lambda file: copy(file, source, blocks))
+        contents = Contents(source, source.config, template)
+        patches = _patches(contents, checkpoint)
+        checkpoint.remarks += _of_template(contents, checkpoint)
+    copy = write_archive if whole else write_weights
+
+    def write() -> None:
+        with open_source(template) as source:
+            write_atomically(path, lambda file: copy(file, source, patches))
+
+    return write
 
 
-def _blocks(contents: Contents, checkpoint: Checkpoint) -> list[Block]:
+def _patches(contents: Contents, checkpoint: Checkpoint) -> list[Patch]:
     """Return what is to be written where, having checked that all of it fits."""
-    path = contents.source.path
     _check_rule(contents, checkpoint)
-    slots = {slot.name: slot for slot in checkpoint.slots}
-    names = {variable.name for variable in contents.variables}
-    for problem, odd in (("lacks", names - slots.keys()), ("alone has", slots.keys() - names)):
-        if odd:
-            raise broken(
-                path,
-                "template",
-                f"the checkpoint {problem} {', '.join(sorted(odd)[:5])}",
-                "map the names of the one to those of the other, or take another template",
-            )
-    blocks: list[Block] = []
-    for variable in contents.variables:
-        slot = slots[variable.name]
+    patches: list[Patch] = []
+    for variable, slot in zip(contents.variables, checkpoint.slots, strict=True):
         if slot.parameter is None:
             problem = "the checkpoint has its momentum alone"
-            raise broken(path, variable.name, problem, "give the parameters too")
-        blocks.append(_block(contents, variable, variable.place, slot.parameter))
-        if place := contents.momentums.get(variable.place):
-            blocks.append(_block(contents, variable, place, slot.buffer))
-        elif slot.buffer is not None:
+            raise broken(contents.source.path, variable.name, problem, "give the parameters too")
+        given = {"average": slot.parameter, "gradient": None, "momentum": slot.buffer}
+        places = contents.states_of(variable)
+        if slot.buffer is not None and "momentum" not in places:
             raise broken(
-                path,
+                contents.source.path,
                 variable.name,
                 "the template has no place for its momentum",
                 "have Keras save it after model.optimizer.build(model.trainable_variables), with "
-                "a momentum that is not 0",
+                "a momentum that is not 0, and this variable not frozen",
             )
-    if contents.lr and "lr" in checkpoint.hyperparameters:
-        lr = float(checkpoint.hyperparameters["lr"])
-        blocks.append(_number(contents.number_at(contents.lr, integer=False), lr))
-    if ITERATION in contents.datasets and checkpoint.steps is not None:
-        steps = checkpoint.steps * (contents.optimizer.accumulated if contents.optimizer else 1)
-        blocks.append(_number(contents.number_at(ITERATION, integer=True), steps))
-    return blocks
+        patches += _tensor(contents, variable, variable.place, slot.parameter)
+        for state, place in places.items():
+            patches += _tensor(contents, variable, place, given[state])
+    hyperparameters = checkpoint.hyperparameters
+    if contents.lr and "lr" in hyperparameters:
+        patches += _number(contents, contents.lr, float(hyperparameters["lr"]))
+    if contents.iteration:
+        done = contents.iterations(contents.iteration, checkpoint.steps)
+        patches += _number(contents, contents.iteration, done)
+    return in_order(contents.source.path, patches)
 
 
 def _check_rule(contents: Contents, checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint that Keras would go on from in another way than is meant."""
     path, asked = contents.source.path, checkpoint.hyperparameters
-    if checkpoint.convention not in (None, _CONVENTION):
-        problem = f"the checkpoint's momentum is that of {checkpoint.convention!r}"
-        raise broken(path, "template", problem, f"convert it to {_CONVENTION!r} first")
-    if asked.get("dampening"):
-        problem = f"the checkpoint has dampening={asked['dampening']}, and Keras none"
-        raise broken(path, "template", problem, "convert it to another convention first")
+    check_rule(path, checkpoint, _CONVENTION)
     its = contents.optimizer.hyperparameters if contents.optimizer else {}
     for name in its.keys() & asked.keys():
         if its[name] != asked[name]:
@@ -145,21 +149,35 @@ def _check_rule(contents: Contents, checkpoint: Checkpoint) -> None:
             )
 
 
-def _block(contents: Contents, variable: Variable, place: str, given: Stored | None) -> Block:
-    """Return a tensor as it is stored at a place; zeros if none is given."""
-    dataset = contents.datasets[place]
-    shape = shape_in_torch(dataset.shape, variable.layout)
+def _of_template(contents: Contents, checkpoint: Checkpoint) -> list[str]:
+    """Say what of the template stays, or is set anew, without the checkpoint's having a say."""
+    its = contents.hyperparameters()
+    found = [f"{name}={its[name]:g}" for name in its.keys() - checkpoint.hyperparameters.keys()]
+    found += contents.optimizer.settings if contents.optimizer else []
+    if contents.iteration and checkpoint.steps is None:
+        found.append(f"{contents.steps()} updates done")
+    return [f"of the template: {text}" for text in sorted(found)]
+
+
+def _tensor(
+    contents: Contents, variable: Variable, place: str, given: Stored | None
+) -> Iterator[Patch]:
+    """Yield what writes a tensor as it is stored; zeros if none is given."""
+    shape, dtype = contents.datasets[place].shape, contents.datasets[place].dtype
     if given is None:
-        return dataset, lambda: torch.zeros(dataset.shape, dtype=dataset.dtype)
-    if (given.shape, given.dtype) != (shape, dataset.dtype):
+        return contents.patches(place, zeros(shape, dtype))
+    if given.dtype != dtype:
         raise broken(
             contents.source.path,
             variable.name,
-            f"it is {dataset.dtype} {shape} there, in the checkpoint {given.dtype} {given.shape}",
-            "take a template of the same model and dtype",
+            f"it is {dtype} there, in the checkpoint {given.dtype}",
+            "take a template of the same dtype",
         )
-    return dataset, lambda: from_torch(given.read(), variable.layout, dataset.shape)
+    return contents.patches(
+        place, Stored(shape, dtype, lambda: from_torch(given.read(), variable.layout, shape))
+    )
 
 
-def _number(dataset: Dataset, value: float) -> Block:
-    return dataset, lambda: torch.tensor(value, dtype=dataset.dtype)
+def _number(contents: Contents, place: str, value: float) -> Iterator[Patch]:
+    dtype = contents.datasets[place].dtype
+    return contents.patches(place, Stored((), dtype, lambda: torch.tensor(value, dtype=dtype)))

@@ -5,31 +5,27 @@ model.weights.h5; a `.weights.h5` is the last alone. A tensor is a block of byte
 """
 
 import json
-import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import torch
-from torch import Tensor
+from sgdm.convert.bounded import Bounded
+from sgdm.convert.checkpoint import broken, opened
+from sgdm.convert.hdf5 import SIGNATURE
+from sgdm.convert.raw import Patch, write_patched
 
-from sgdm.convert.checkpoint import broken
-from sgdm.convert.hdf5 import SIGNATURE, Dataset
-
-__all__ = ["Block", "Source", "open_source", "write_archive", "write_weights"]
+__all__ = ["Source", "open_source", "write_archive", "write_weights"]
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
 _LONGEST_CONFIG = 2**23
+_MOST_OBJECTS = 400_000  # in it; each takes much more memory than letters
 _CHUNK = 2**20
-
-# Where a tensor is to lie, and what gives it, as stored.
-Block = tuple[Dataset, Callable[[], Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +59,7 @@ def open_source(path: Path) -> Generator[Source]:
     Raises:
         FileError: If it is broken, or something else.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        problem = f"it cannot be read ({error.strerror})"
-        raise broken(path, "file", problem, "give another") from error
-    with file:
+    with opened(path, "a .keras or .weights.h5 file of Keras 3") as file:
         head = file.read(8)
         if head == SIGNATURE:
             yield Source(path, file, 0, file.seek(0, 2), None)
@@ -79,46 +70,40 @@ def open_source(path: Path) -> Generator[Source]:
             raise broken(path, "byte 0", problem, "give a .keras or .weights.h5 file of Keras 3")
 
 
-def write_archive(target: BinaryIO, source: Source, blocks: list[Block]) -> None:
+def write_archive(target: BinaryIO, source: Source, patches: Sequence[Patch]) -> None:
     """Write a copy of an archive with other tensors."""
     with zipfile.ZipFile(source.file) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
             copy = zipfile.ZipInfo(info.filename, info.date_time)
             copy.file_size = info.file_size
+            start = _start_of(source.file, info)
             with new.open(copy, "w") as member:
-                if info.filename == _WEIGHTS:
-                    write_weights(member, source, blocks)
-                else:
-                    with old.open(info) as content:
-                        shutil.copyfileobj(content, member, _CHUNK)
+                write_patched(
+                    member,
+                    source.file,
+                    source.path,
+                    patches if info.filename == _WEIGHTS else (),
+                    within=(start, start + info.file_size),
+                )
 
 
-def write_weights(target: Any, source: Source, blocks: list[Block]) -> None:
-    """Write a copy of an HDF5 file with other tensors, one of which is in memory at a time."""
-    at = source.start
-    for dataset, tensor in sorted(blocks, key=lambda block: block[0].offset):
-        if dataset.nbytes == 0:
-            continue
-        if dataset.offset < at:
-            raise broken(source.path, source.place, "two of its tensors overlap")
-        _copy(source.file, at, dataset.offset, target)
-        target.write(cast("Any", tensor().reshape(-1).view(torch.uint8).numpy()))
-        at = dataset.offset + dataset.nbytes
-    _copy(source.file, at, source.start + source.size, target)
+def write_weights(target: BinaryIO, source: Source, patches: Sequence[Patch]) -> None:
+    """Write a copy of an HDF5 file with other tensors."""
+    within = (source.start, source.start + source.size)
+    write_patched(target, source.file, source.path, patches, within=within)
 
 
-def _copy(file: BufferedReader, at: int, end: int, target: Any) -> None:
-    file.seek(at)
-    while at < end:
-        chunk = file.read(min(_CHUNK, end - at))
-        target.write(chunk)
-        at += len(chunk)
+def _start_of(file: BufferedReader, info: zipfile.ZipInfo) -> int:
+    file.seek(info.header_offset + 26)
+    return info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
 
 
 def _archive(path: Path, file: BufferedReader) -> Source:
     place = "zip archive"
     try:
-        with zipfile.ZipFile(file) as archive:
+        # Which is read at once too; the other members are read in pieces.
+        bounded = Bounded(FileIO(file.fileno(), closefd=False), _LONGEST_CONFIG)
+        with bounded, zipfile.ZipFile(bounded) as archive:
             members = archive.infolist()
             _check_members(members, file.seek(0, 2))
             for info in members:
@@ -130,8 +115,7 @@ def _archive(path: Path, file: BufferedReader) -> Source:
             config = _config(archive)
             place = _WEIGHTS
             info = archive.getinfo(_WEIGHTS)
-        file.seek(info.header_offset + 26)
-        start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+        start = _start_of(file, info)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise broken(path, place, f"it cannot be read ({reason:.200})") from error
@@ -151,7 +135,10 @@ def _config(archive: zipfile.ZipFile) -> dict[str, Any]:
     info = archive.getinfo(_CONFIG)
     if info.file_size > _LONGEST_CONFIG:
         raise ValueError(f"{info.file_size} bytes are too many")
-    config = json.loads(archive.read(info))
+    text = archive.read(info)
+    if text.count(b"{") + text.count(b"[") > _MOST_OBJECTS:
+        raise ValueError(f"more than {_MOST_OBJECTS} objects are too many")
+    config = json.loads(text)
     if not isinstance(config, dict):
         raise TypeError("it is no JSON object")
     return cast("dict[str, Any]", config)

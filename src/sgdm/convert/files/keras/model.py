@@ -12,16 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgdm.convert.layout import Layout
+from sgdm.convert.not_understood import NotUnderstood
 
-__all__ = ["NotUnderstood", "Variable", "list_variables"]
-
-
-class NotUnderstood(Exception):  # noqa: N818 - becomes a FileError with its file and place
-    """What stands in the way of reading a model's variables, and what to do."""
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem)
-        self.problem, self.remedy = problem, remedy
+__all__ = ["Variable", "list_variables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +75,7 @@ _LAYERS: dict[str, tuple[_Kind, ...]] = {
     "PReLU": (_Kind("alpha"),),
     "Normalization": tuple(_Kind(name, trainable=False) for name in ("mean", "variance", "count")),
 }
+_LONGEST_NAME = 1000  # which nested models make of the names of each other's layers
 _UNKNOWN = "convert the layer's weights by hand, or put a layer of a known class in its place"
 
 
@@ -118,6 +112,9 @@ def _of_model(
     counts = Counter[str]()
     for layer in model["config"].get("layers", ()):
         kind, config = layer["class_name"], layer["config"]
+        if len(name) + len(place) + len(kind) + len(config["name"]) > _LONGEST_NAME:
+            problem = f"the name of a layer in {name[:100]!r} has more than {_LONGEST_NAME} letters"
+            raise NotUnderstood(problem, "give it a shorter one")
         own = _snake(kind)
         its_name = f"{name}{config['name']}"
         its_place = f"{place}layers/{own}{f'_{counts[own]}' if counts[own] else ''}"
@@ -133,6 +130,11 @@ def _of_layer(
 ) -> Iterator[Variable]:
     if kind not in _LAYERS:
         raise NotUnderstood(f"the layer {name!r} is a {kind}, which is not known here", _UNKNOWN)
+    if config.get("lora_rank"):
+        raise NotUnderstood(
+            f"the layer {name!r} has LoRA, whose factors are the ones that are trained",
+            "load its weights, which are saved merged, into the model without LoRA, and save that",
+        )
     kinds = [each for each in _LAYERS[kind] if each.when is None or config.get(each.when)]
     if len(kinds) != stored:
         raise NotUnderstood(
@@ -145,15 +147,25 @@ def _of_layer(
 
 
 def _by_place(held: Collection[str]) -> Iterator[Variable]:
+    stored = Counter(path.rpartition("/")[0] for path in held)
     for place in sorted(held, key=_natural):
-        match = re.fullmatch(r"(?:layers/\w+/)*layers/([a-z0-9_]+?)(?:_\d+)?/vars/(\d)", place)
-        kinds = _CLASSES.get(match[1], ()) if match else ()
-        if match and int(match[2]) < len(kinds):
-            yield Variable(place, place, kinds[int(match[2])].layout, None)
+        match = re.fullmatch(r"((?:layers/\w+/)*layers/([a-z0-9_]+?)(?:_\d+)?/vars)/(\d)", place)
+        kinds = _CLASSES.get(match[2], ()) if match else ()
+        if match and (number := int(match[3])) < len(kinds):
+            of_layer = stored[match[1]]
+            statistic = number >= of_layer - _statistics(kinds, of_layer)
+            yield Variable(place, place, kinds[number].layout, False if statistic else None)
 
 
-def _natural(path: str) -> list[tuple[str, int]]:
-    return [(text, int(number or 0)) for text, number in re.findall(r"(\D+)(\d*)", path)]
+def _statistics(kinds: tuple[_Kind, ...], stored: int) -> int:
+    """Return how many of a layer's variables are statistics, which are the last ones."""
+    always = sum(not kind.trainable and kind.when is None for kind in kinds)
+    at_times = sum(not kind.trainable and kind.when is not None for kind in kinds)
+    return always + (at_times if stored > len(kinds) - at_times else 0)
+
+
+def _natural(path: str) -> str:
+    return re.sub(r"\d+", lambda number: number[0].zfill(10), path)
 
 
 def _snake(name: str) -> str:

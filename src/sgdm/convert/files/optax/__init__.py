@@ -4,29 +4,33 @@ Read are {"params": ..., "opt_state": ..., "step": ...}, alone or inside other m
 optimizer's state alone; the trace is found wherever optax.chain, inject_hyperparams, MultiSteps,
 masked or multi_transform have put it. Parameters are named by the path to them, "Dense_0/kernel";
 arrays named "kernel" have their channels last, as flax's Dense and Conv have (a depthwise Conv is
-an ordinary one of one input channel); all others are as torch has them. A trace that is None, or
-masked, is an absent buffer.
+an ordinary one of one input channel); all others are as torch has them. A trace that is None is an
+absent buffer; a parameter without a trace, where others have one, is taken for frozen.
+
+nesterov is in no file, and weight decay, lr and momentum only where inject_hyperparams keeps them.
 
 Not told apart from a convolution: the kernels of ConvTranspose, whose axes torch has in another
 order and mirrored, and of DenseGeneral with several axes.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from sgdm.convert.checkpoint import Checkpoint, Slot, broken
+from sgdm.convert.checkpoint import Checkpoint, Slot, broken, listed
 from sgdm.convert.files.optax.flax_file import FlaxFile, layout_of, opened
+from sgdm.convert.files.optax.injected import Injected
 from sgdm.convert.files.optax.reader import Array
-from sgdm.convert.files.optax.train_state import Placed
-from sgdm.convert.files.optax.train_state_writing import new_content, replacements
-from sgdm.convert.files.optax.writer import write_content, write_replaced
+from sgdm.convert.files.optax.rule import check_rule, unsaid
+from sgdm.convert.files.optax.train_state import Placed, TrainState
+from sgdm.convert.files.optax.train_state_writing import new_content, not_held, replacements
+from sgdm.convert.files.optax.writer import patch_of, write_content
 from sgdm.convert.layout import described
-from sgdm.convert.statistics import PARAMETER_DTYPES, listed
+from sgdm.convert.raw import write_patched
+from sgdm.convert.statistics import PARAMETER_DTYPES
 from sgdm.files import write_atomically
 
-__all__ = ["read", "write"]
+__all__ = ["prepare", "read"]
 
 _WRONG_WEIGHTS = "give the weights that were trained"
 
@@ -49,8 +53,8 @@ def read(path: Path, weights: Path | None = None) -> Generator[Checkpoint]:
         yield _checkpoint(file, held_by)
 
 
-def write(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> None:
-    """Write a file that flax.serialization.from_bytes reads into a train state.
+def prepare(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> Callable[[], None]:
+    """Return what writes a file that flax.serialization.from_bytes reads into a train state.
 
     Args:
         path: What to write.
@@ -69,22 +73,32 @@ def write(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> N
         raise broken(path, "step", f"it cannot be {steps}", "count from 0")
     if template is None:
         content = new_content(path, checkpoint)
-        write_atomically(path, lambda file: write_content(file, content))
-        return
+        checkpoint.remarks += not_held(checkpoint, set())
+        if still := [slot.name for slot in checkpoint.slots if not slot.stepped]:
+            checkpoint.remarks.append(f"not stepped, and among the params: {listed(still)}")
+        return lambda: write_atomically(path, lambda file: write_content(file, content))
     with opened(template) as source:
-        replaced = replacements(source, checkpoint)
-        write_atomically(path, lambda file: write_replaced(file, source.file, replaced))
+        patches = [patch_of(*it) for it in replacements(source, checkpoint)]
+        checkpoint.remarks += not_held(checkpoint, source.state.hyperparameters.keys())
+
+    def write() -> None:
+        with opened(template) as source:
+            write_atomically(path, lambda file: write_patched(file, source.file, template, patches))
+
+    return write
 
 
 def _checkpoint(file: FlaxFile, held_by: FlaxFile) -> Checkpoint:
     state = file.state
     parameters, left = _parameters(file, held_by)
+    check_rule(file.path, state, None if parameters is None else list(parameters))
     buffers = {name: _buffer(file, placed) for name, placed in state.traces.items()}
-    if not buffers:
-        _check_no_other_rule(file, parameters)
     if parameters is not None:
         _check_fit(file, parameters, buffers)
+    injected = Injected(file)
     slots: list[Slot] = []
+    untraced = [name for name in parameters or () if buffers and name not in buffers]
+    lacking = {name: {"momentum": 0.0} if state.untraced else {} for name in untraced}
     for name in buffers if parameters is None else parameters:
         parameter, buffer = (parameters or {}).get(name), buffers.get(name)
         array = parameter or buffer
@@ -94,18 +108,30 @@ def _checkpoint(file: FlaxFile, held_by: FlaxFile) -> Checkpoint:
                 layout=described(layout_of(name), len(array.shape)) if array else "",
                 parameter=held_by.stored(name, parameter) if parameter else None,
                 buffer=file.stored(name, buffer) if buffer else None,
+                own=lacking.get(name) or injected.own(name),
+                stepped=name not in lacking or bool(state.untraced),
             )
         )
-    hyperparameters, remarks = _hyperparameters(file)
-    if others := left + state.others + (state.averages if buffers else []):
+    remarks = [*injected.remarks, *_untraced(state, untraced), *_rounding(slots), *unsaid(state)]
+    remarks += _accumulated(file)
+    if others := left + state.harmless + state.others + state.averages:
         remarks.append(f"left out: {listed(others)}")
     return Checkpoint(
         convention="optax",
         slots=slots,
-        hyperparameters=hyperparameters,
+        hyperparameters=dict(injected.common),
         steps=_steps(file),
         remarks=remarks,
     )
+
+
+def _untraced(state: TrainState, names: list[str]) -> list[str]:
+    """Return a remark on parameters without a trace, where others have one."""
+    if not names:
+        return []
+    if not state.untraced:
+        return [f"taken for frozen, without a trace: {listed(names)}"]
+    return [f"taken for without momentum, by {listed(state.untraced)}: {listed(names)}"]
 
 
 def _parameters(file: FlaxFile, held_by: FlaxFile) -> tuple[dict[str, Array] | None, list[str]]:
@@ -151,50 +177,22 @@ def _check_fit(
             raise broken(file.path, place, problem, _WRONG_WEIGHTS)
 
 
-def _check_no_other_rule(file: FlaxFile, parameters: dict[str, Array] | None) -> None:
-    """Refuse a file without a trace, unless its run had no momentum."""
-    state = file.state
-    if state.averages:
-        raise broken(
-            file.path,
-            state.averages[0],
-            "it is a state of optax.ema, and the file does not say whether its steps were "
-            "divided by 1 - μ^t (debias)",
-            "convert a run of optax.sgd",
-        )
-    if parameters is None:
-        raise broken(
-            file.path,
-            "as a whole",
-            'it has neither a momentum ("trace") nor parameters ("params")',
-            "save the train state, or its opt_state",
-        )
-    for place in state.others:
-        keys = place.split("/")
-        if any("/".join(keys[i:]) in parameters for i in range(1, len(keys))):
-            raise broken(
-                file.path,
-                place,
-                "it is the state of another rule than SGD with momentum",
-                "convert a run of optax.sgd",
-            )
+def _rounding(slots: list[Slot]) -> list[str]:
+    dtypes = {
+        f"{slot.buffer.dtype} for {slot.parameter.dtype}".replace("torch.", "")
+        for slot in slots
+        if slot.parameter and slot.buffer and slot.parameter.dtype != slot.buffer.dtype
+    }
+    return [f"the accumulator's dtype, {kinds}: it is rounded after every step" for kinds in dtypes]
 
 
-def _hyperparameters(file: FlaxFile) -> tuple[dict[str, Any], list[str]]:
-    """Return what inject_hyperparams says, and remarks on it."""
-    state = file.state
-    found: dict[str, Any] = {}
-    remarks: list[str] = []
-    for name, places in state.hyperparameters.items():
-        values = {file.number(placed) for placed in places}
-        value = values.pop()
-        if values or value is None:
-            remarks.append(f"{name}: it has several values, or none")
-        elif name in state.scheduled:
-            remarks.append(f"{name}: a schedule sets it; that of the last step was {value:g}")
-        else:
-            found[name] = float(value)
-    return found, remarks
+def _accumulated(file: FlaxFile) -> list[str]:
+    """Return a remark on gradients of a step that is not complete."""
+    return [
+        f"gradients that MultiSteps has accumulated: {placed.place} is {count}, and 0 between steps"
+        for placed in file.state.mini_steps
+        if (count := file.number(placed))
+    ]
 
 
 def _steps(file: FlaxFile) -> int | None:

@@ -16,15 +16,14 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
-from sgdm.convert.checkpoint import broken
 from sgdm.convert.files.optax.tokens import Tokens
-from sgdm.convert.raw import read_into, tensor_of
+from sgdm.convert.raw import read_tensor
 
 __all__ = ["Array", "Leaf", "Node", "index", "read_array"]
 
 # Far above what a checkpoint has (a large network: a few thousand arrays), and what bounds memory
 # and time on a file that consists of nothing but small things.
-_MOST_NODES = 200_000
+_MOST_NODES = 20_000
 _DEEPEST = 64
 _LONGEST_PATH = 1000
 _MOST_AXES = 32
@@ -106,16 +105,8 @@ def read_array(path: Path, file: BufferedReader, array: Array) -> Tensor:
     Raises:
         FileError: If the file has become shorter.
     """
-    if math.prod(array.shape) == 0:
-        return torch.empty(array.shape, dtype=array.dtype)
-    content = bytearray(sum(count for _, count in array.pieces))
-    rest = memoryview(content)
-    for start, count in array.pieces:
-        file.seek(start)
-        if not read_into(file, rest[:count]):
-            raise broken(path, f"byte {start}", f"it has become shorter, {count} bytes are missing")
-        rest = rest[count:]
-    return tensor_of(content, array.dtype).reshape(array.shape)
+    parts = [(start, start + count) for start, count in array.pieces]
+    return read_tensor(file, path, parts, array.shape, array.dtype)
 
 
 class _Scanner:

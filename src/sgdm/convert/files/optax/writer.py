@@ -1,17 +1,15 @@
 """Msgpack as flax writes it, one array at a time: new, or a copy with other things in places."""
 
 import struct
-from collections.abc import Sequence
 from typing import BinaryIO, TypeAlias
 
 from sgdm.convert.checkpoint import Stored
-from sgdm.convert.raw import size_in_bytes, view_of
+from sgdm.convert.raw import Patch, size_in_bytes, view_of
 
-__all__ = ["Content", "write_content", "write_replaced"]
+__all__ = ["Content", "patch_of", "write_content"]
 
 # Of an array's bytes, in one piece: flax's own limit.
 _LARGEST_PIECE = 2**30
-_COPIED_AT_ONCE = 1 << 24
 
 # What can be written. A tensor is in the file's layout.
 Content: TypeAlias = "dict[str, Content] | Stored | float | None"
@@ -38,34 +36,16 @@ def write_content(file: BinaryIO, content: Content, place: str = "") -> None:
         file.write(_number(content))
 
 
-def write_replaced(
-    file: BinaryIO, source: BinaryIO, replaced: Sequence[tuple[int, int, Content, str]]
-) -> None:
-    """Write a copy of a file with other things in some places.
+def patch_of(start: int, end: int, content: Content, place: str) -> Patch:
+    """Return what puts something else between two bytes.
 
     This is all it takes, as msgpack's maps say how many entries they have, and not how many bytes.
-
-    Args:
-        file: Opened for writing.
-        source: Opened for reading.
-        replaced: From which byte to which, by what, and where that is, for messages; no two meet.
     """
-    copied = 0
-    for start, end, content, place in sorted(replaced, key=lambda item: item[:2]):
-        _copy(file, source, copied, start)
+
+    def write(file: BinaryIO) -> None:
         write_content(file, content, place)
-        copied = end
-    _copy(file, source, copied, source.seek(0, 2))
 
-
-def _copy(file: BinaryIO, source: BinaryIO, start: int, end: int) -> None:
-    source.seek(start)
-    while start < end:
-        piece = source.read(min(end - start, _COPIED_AT_ONCE))
-        if not piece:
-            raise EOFError("the template has become shorter")
-        file.write(piece)
-        start += len(piece)
+    return Patch(start, end, write)
 
 
 def _write_array(file: BinaryIO, place: str, stored: Stored) -> None:

@@ -4,28 +4,24 @@ A slot is named "coefs_/0" or "intercepts_/0". A pickle holds much besides, so a
 after a template of the same network, as a copy of it with other numbers: its settings stay.
 """
 
-import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from io import BufferedReader
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
-from sgdm.convert.checkpoint import Checkpoint, Slot, Stored, broken
+from sgdm.convert.checkpoint import Checkpoint, Slot, Stored, broken, zeros
 from sgdm.convert.files.sklearn.arrays import Array
 from sgdm.convert.files.sklearn.network import Network, opened
+from sgdm.convert.files.sklearn.settings import check_settings
 from sgdm.convert.layout import described, from_torch, shape_in_torch
-from sgdm.convert.raw import size_in_bytes, view_of
+from sgdm.convert.raw import Patch, in_order, size_in_bytes, write_patched, write_tensor
 from sgdm.files import write_atomically
 
-__all__ = ["read", "write"]
+__all__ = ["prepare", "read"]
 
 _CONVENTION = "sklearn"
-_CHUNK = 1 << 20
 
 
 @contextmanager
@@ -47,8 +43,8 @@ def read(path: Path, weights: Path | None = None) -> Generator[Checkpoint]:
                 Slot(
                     name=name,
                     layout=described("kernel", len(parameter.shape)),
-                    parameter=network.stored(name, parameter),
-                    buffer=network.stored(f"velocity of {name}", velocity) if velocity else None,
+                    parameter=network.stored(parameter),
+                    buffer=_velocity(network, velocity),
                 )
                 for name, (parameter, velocity) in network.arrays.items()
             ],
@@ -57,8 +53,8 @@ def read(path: Path, weights: Path | None = None) -> Generator[Checkpoint]:
         )
 
 
-def write(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> None:
-    """Write a copy of a template, with other parameters and velocities in it.
+def prepare(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> Callable[[], None]:
+    """Return what writes a copy of a template, with other parameters and velocities in it.
 
     A buffer that is absent becomes zeros, which are what scikit-learn starts with.
 
@@ -76,34 +72,26 @@ def write(path: Path, checkpoint: Checkpoint, template: Path | None = None) -> N
             "give a pickle of the same network after one partial_fit",
         )
     with opened(template) as network:
-        _check_rule(network, checkpoint)
-        pieces = _pieces(network, checkpoint)
-        write_atomically(path, lambda file: _write_copy(file, network, pieces))
+        check_settings(network, checkpoint)
+        checkpoint.remarks += [f"of the template: {remark}" for remark in network.remarks]
+        patches = in_order(template, _patches(network, checkpoint))
 
-
-def _check_rule(network: Network, checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that scikit-learn would go on from in another way than is meant."""
-    if checkpoint.convention not in (None, _CONVENTION):
-        problem = f"the checkpoint's buffers are those of {checkpoint.convention!r}"
-        raise network.broken("template", problem, f"convert them to {_CONVENTION!r} first")
-    asked, its = checkpoint.hyperparameters, network.hyperparameters
-    if asked.get("dampening"):
-        problem = f"the checkpoint has dampening={asked['dampening']}, and scikit-learn none"
-        raise network.broken("template", problem, "convert it to another convention first")
-    for name, attribute in (("lr", "learning_rate"), ("momentum",) * 2, ("nesterov",) * 2):
-        if name in asked and name in its and asked[name] != its[name]:
-            raise network.broken(
-                "_optimizer",
-                f"its {attribute} is {its[name]}, the checkpoint's {name} {asked[name]}",
-                f"set _optimizer.{attribute} of the estimator to {asked[name]} and pickle it again",
+    def write() -> None:
+        with opened(template) as network:
+            write_atomically(
+                path, lambda file: write_patched(file, network.file, template, patches)
             )
 
-
-# Where the elements of an array lie in the file, and what writes others.
-_Piece = tuple[int, int, Callable[[BinaryIO], object]]
+    return write
 
 
-def _pieces(network: Network, checkpoint: Checkpoint) -> list[_Piece]:
+def _velocity(network: Network, velocity: Array | None) -> Stored | None:
+    if velocity is None or network.early_stopping:
+        return None
+    return network.stored(velocity)
+
+
+def _patches(network: Network, checkpoint: Checkpoint) -> list[Patch]:
     """Return what is to be written where, having checked that all of it fits."""
     slots = {slot.name: slot for slot in checkpoint.slots}
     if len(slots) < len(checkpoint.slots) or slots.keys() != network.arrays.keys():
@@ -113,25 +101,22 @@ def _pieces(network: Network, checkpoint: Checkpoint) -> list[_Piece]:
             f"its parameters are {', '.join(list(network.arrays)[:8])}, the checkpoint's {given}",
             "give the pickle of the same network, or a mapping file",
         )
-    pieces: list[_Piece] = []
+    patches: list[Patch] = []
     for name, (parameter, velocity) in network.arrays.items():
         slot = slots[name]
         if slot.parameter is None:
             problem = "the checkpoint has its velocity alone"
             raise network.broken(name, problem, "give the parameters too")
-        pieces.append(_piece(network, name, parameter, slot.parameter))
+        patches.append(_patch(network, name, parameter, slot.parameter))
         if velocity is not None:
-            pieces.append(_piece(network, name, velocity, slot.buffer))
+            patches.append(_patch(network, name, velocity, slot.buffer))
         elif slot.buffer is not None:
             problem = "the template has no place for its velocity"
             raise network.broken(name, problem, "pickle the estimator after one partial_fit")
-    pieces.sort(key=lambda piece: piece[0])
-    if any(a[0] + a[1] > b[0] for a, b in pairwise(pieces) if b[1]):
-        raise network.broken("template", "two of its arrays are one")
-    return pieces
+    return patches
 
 
-def _piece(network: Network, name: str, array: Array, given: Stored | None) -> _Piece:
+def _patch(network: Network, name: str, array: Array, given: Stored | None) -> Patch:
     shape = shape_in_torch(array.shape, "kernel")
     if given is not None and (given.shape, given.dtype) != (shape, array.dtype):
         raise network.broken(
@@ -140,36 +125,14 @@ def _piece(network: Network, name: str, array: Array, given: Stored | None) -> _
             "take a template of the same network, fitted with data of that dtype",
         )
 
+    given = given or zeros(shape, array.dtype)
+
     def read() -> Tensor:
-        if given is None:
-            return torch.zeros(array.shape, dtype=array.dtype)
         tensor = given.read()
         if array.columns_first:  # which is as torch has it
             return tensor.contiguous().reshape(array.shape)
         return from_torch(tensor, "kernel", array.shape)
 
-    def write_elements(file: BinaryIO) -> None:
-        view, _tensor = view_of(name, Stored(array.shape, array.dtype, read))
-        file.write(view)
-
-    return array.block.start, size_in_bytes(array.shape, array.dtype), write_elements
-
-
-def _write_copy(target: BinaryIO, network: Network, pieces: list[_Piece]) -> None:
-    source, at = network.file, 0
-    end = os.fstat(source.fileno()).st_size
-    for start, size, write_elements in pieces:
-        _copy(source, at, start, target)
-        write_elements(target)
-        at = start + size
-    _copy(source, at, end, target)
-
-
-def _copy(source: BufferedReader, start: int, end: int, target: BinaryIO) -> None:
-    source.seek(start)
-    while start < end:
-        chunk = source.read(min(_CHUNK, end - start))
-        if not chunk:
-            raise OSError("the template has become shorter")
-        target.write(chunk)
-        start += len(chunk)
+    start, size = array.block.start, size_in_bytes(array.shape, array.dtype)
+    new = Stored(array.shape, array.dtype, read)
+    return Patch(start, start + size, partial(write_tensor, name, new))

@@ -7,7 +7,9 @@ from typing import Any, cast
 
 import torch
 
-from sgdm.convert.files.sklearn.records import Block, NotUnderstood, Record
+from sgdm.convert.files.sklearn.records import Block
+from sgdm.convert.inert_pickle import Inert
+from sgdm.convert.not_understood import NotUnderstood
 
 __all__ = ["Array", "array_of", "number_of"]
 
@@ -53,7 +55,7 @@ def array_of(value: Any) -> Array:
         problem = f"its numbers are {code or 'of another kind'}, neither float32 nor float64"
         raise NotUnderstood(problem, "fit the estimator with float32 or float64 data")
     if not isinstance(block, Block):
-        raise NotUnderstood("its data is no bytes", "pickle it with protocol 4 or 5")
+        raise NotUnderstood("its data is no bytes")
     if not isinstance(shape, tuple):
         raise NotUnderstood("its shape is no tuple")
     counts = cast("tuple[Any, ...]", shape)
@@ -66,7 +68,7 @@ def array_of(value: Any) -> Array:
 
 def number_of(value: Any) -> Any:
     """Return a number, which numpy's scalars are too; anything else as it is."""
-    if not isinstance(value, Record):
+    if not isinstance(value, Inert):
         return value
     function, args, _ = _parts(value)
     if not function.endswith("multiarray scalar") or len(args) != 2:
@@ -79,7 +81,7 @@ def number_of(value: Any) -> Any:
 
 def _parts(value: Any) -> tuple[str, tuple[Any, ...], tuple[Any, ...]]:
     """Return the name of a record, its arguments and its state, the latter if it is a tuple."""
-    if not isinstance(value, Record) or value.args is None or not value.name.startswith("numpy"):
+    if not isinstance(value, Inert) or value.args is None or not value.name.startswith("numpy"):
         return "", (), ()
     state = cast("tuple[Any, ...]", value.state) if isinstance(value.state, tuple) else ()
     return value.name, value.args, state
@@ -96,4 +98,4 @@ def _code(dtype: Any) -> str:
 
 def _kind(value: Any) -> str:
     """Name a value for a message, without showing what a file made of it."""
-    return f"a {value.name[:100]}" if isinstance(value, Record) else f"a {type(value).__name__}"
+    return f"a {value.name[:100]}" if isinstance(value, Inert) else f"a {type(value).__name__}"

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from sgdm.convert.checkpoint import Stored, broken
 from sgdm.convert.files.sklearn.arrays import Array, array_of, number_of
-from sgdm.convert.files.sklearn.records import NotUnderstood, Record, interpret
+from sgdm.convert.files.sklearn.records import from_pickle
+from sgdm.convert.inert_pickle import Inert
 from sgdm.convert.layout import shape_in_torch, to_torch
-from sgdm.convert.raw import read_into, tensor_of
+from sgdm.convert.not_understood import NotUnderstood
+from sgdm.convert.raw import read_tensor
 from sgdm.errors import FileError
 
 __all__ = ["Network", "opened"]
@@ -31,6 +33,8 @@ class Network:
         file: The same, open.
         arrays: Parameter and velocity by the parameter's name.
         hyperparameters: Of the optimizer.
+        early_stopping: Whether the parameters are those of the best epoch, not of the last.
+        schedule: Of the learning rate; "" for one that is no text.
         remarks: What else matters to a run that goes on.
     """
 
@@ -38,27 +42,24 @@ class Network:
     file: BufferedReader
     arrays: dict[str, tuple[Array, Array | None]]
     hyperparameters: dict[str, Any]
+    early_stopping: bool
+    schedule: str
     remarks: list[str]
 
-    def stored(self, place: str, array: Array) -> Stored:
+    def stored(self, array: Array) -> Stored:
         """Return an array, to be read when it is asked for."""
-        return Stored(
-            shape_in_torch(array.shape, "kernel"), array.dtype, lambda: self._read(place, array)
-        )
+        return Stored(shape_in_torch(array.shape, "kernel"), array.dtype, lambda: self._read(array))
 
     def broken(self, place: str, problem: str, remedy: str = "take an intact copy") -> FileError:
         """Return the error of this file."""
         return broken(self.path, place, problem, remedy)
 
-    def _read(self, place: str, array: Array) -> Tensor:
-        data = bytearray(array.block.size)
-        self.file.seek(array.block.start)
-        if not read_into(self.file, memoryview(data)):
-            raise self.broken(place, "the file has become shorter")
-        flat = tensor_of(data, array.dtype)
-        if array.columns_first:  # of two axes that is as torch has it
-            return flat.reshape(array.shape[::-1])
-        return to_torch(flat.reshape(array.shape), "kernel")
+    def _read(self, array: Array) -> Tensor:
+        # Of two axes, columns first is as torch has it.
+        shape = array.shape[::-1] if array.columns_first else array.shape
+        part = (array.block.start, array.block.start + array.block.size)
+        tensor = read_tensor(self.file, self.path, [part], shape, array.dtype)
+        return tensor if array.columns_first else to_torch(tensor, "kernel")
 
 
 @contextmanager
@@ -76,12 +77,21 @@ def opened(path: Path) -> Generator[Network]:
     with file:
         place = "pickle"
         try:
-            attributes = _attributes(interpret(file))
+            attributes = _attributes(from_pickle(file))
             optimizer = _optimizer(attributes)
             place = "coefs_ and intercepts_"
             arrays = _arrays(attributes, optimizer)
             place = "_optimizer"
-            network = Network(path, file, arrays, _hyperparameters(optimizer), _remarks(attributes))
+            schedule = attributes.get("learning_rate")
+            network = Network(
+                path=path,
+                file=file,
+                arrays=arrays,
+                hyperparameters=_hyperparameters(optimizer),
+                early_stopping=attributes.get("early_stopping") is True,
+                schedule=schedule if isinstance(schedule, str) else "",
+                remarks=_remarks(attributes),
+            )
         except NotUnderstood as error:
             raise broken(path, place, error.problem, error.remedy) from error
         except Exception as error:
@@ -93,7 +103,7 @@ def opened(path: Path) -> Generator[Network]:
 def _attributes(content: Any) -> dict[str, Any]:
     """Return the attributes of an estimator fitted by SGD."""
     remedy = "pickle the MLPClassifier or MLPRegressor itself"
-    if not isinstance(content, Record):
+    if not isinstance(content, Inert):
         raise NotUnderstood(f"holds a {type(content).__name__}, no estimator", remedy)
     module, _, name = content.name.rpartition(" ")
     if not module.startswith("sklearn.neural_network") or name not in _ESTIMATORS:
@@ -101,10 +111,11 @@ def _attributes(content: Any) -> dict[str, Any]:
     if not isinstance(content.state, dict):
         raise NotUnderstood("the estimator has no attributes")
     attributes = cast("dict[str, Any]", content.state)
-    if attributes.get("solver") != "sgd":
-        solver = str(attributes.get("solver"))[:20]
+    solver = attributes.get("solver")
+    if solver != "sgd":
+        shown = repr(solver[:20]) if isinstance(solver, str) else f"a {type(solver).__name__}"
         raise NotUnderstood(
-            f"the estimator's solver is {solver!r}, which keeps no velocities",
+            f"the estimator's solver is {shown}, which keeps no velocities",
             'use one with solver="sgd"',
         )
     if not isinstance(attributes.get("coefs_"), list):
@@ -116,7 +127,7 @@ def _optimizer(attributes: dict[str, Any]) -> dict[str, Any]:
     optimizer = attributes.get("_optimizer")
     if optimizer is None:
         return {}
-    if not isinstance(optimizer, Record) or not optimizer.name.endswith(" SGDOptimizer"):
+    if not isinstance(optimizer, Inert) or not optimizer.name.endswith(" SGDOptimizer"):
         raise NotUnderstood("its _optimizer is no SGDOptimizer", 'use one with solver="sgd"')
     if not isinstance(optimizer.state, dict):
         raise NotUnderstood("its _optimizer has no attributes")
@@ -191,6 +202,11 @@ def _remarks(attributes: dict[str, Any]) -> list[str]:
     seen = number_of(attributes.get("t_"))
     if isinstance(seen, int):
         remarks.append(f"t_={seen!r:.30} examples seen; the updates done are not counted")
+    if attributes.get("early_stopping") is True:
+        remarks.append(
+            "early_stopping=True: the velocities, which are of the last epoch, and not of the best "
+            "one as the coefs_ are"
+        )
     schedule = attributes.get("learning_rate")
     if isinstance(schedule, str) and schedule != "constant":
         remarks.append(f"learning_rate={schedule[:30]!r}: the lr is that of the next update")

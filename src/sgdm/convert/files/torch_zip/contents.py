@@ -5,21 +5,24 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-from sgdm.convert.checkpoint import broken
+import torch
+
+from sgdm.convert.checkpoint import broken, listed
 from sgdm.convert.files.torch_zip.archive import Archive, open_archive
 from sgdm.convert.files.torch_zip.pickled import View
 from sgdm.convert.inert_pickle import Inert
-from sgdm.convert.statistics import is_parameter, listed
+from sgdm.convert.statistics import is_parameter
 from sgdm.errors import FileError
 
-__all__ = ["HYPERPARAMETERS", "Contents", "opened", "plain_setting"]
-
-HYPERPARAMETERS = ("lr", "momentum", "nesterov", "weight_decay", "dampening")
+__all__ = ["Contents", "Setting", "opened", "plain_setting"]
 
 _OPTIMIZER = ("optimizer", "optimizer_state_dict", "optim", "optimizer_states")
 _MODEL = ("model", "model_state_dict", "state_dict")
+_LONGEST_SETTING = 100
+# What a setting of a group may be.
+Setting: TypeAlias = bool | int | float | str | torch.dtype | None
 _STATE_DICT = "give {'model': model.state_dict(), 'optimizer': optimizer.state_dict()}"
 
 
@@ -32,9 +35,10 @@ class Contents:
         groups: The optimizer's, as saved.
         state: By the identity of a parameter in the groups.
         identities: Of the parameters in the order of the groups.
-        model: The model's parameters, by name, in its order; None where the file has no model.
+        model: The model's tensors, by name, in its order; None where the file has no model.
         model_archive: Where they lie.
         steps: Updates done.
+        guessed: The key that the model was taken to be under, which is none of the usual.
         rest: What else there is, by name.
     """
 
@@ -45,6 +49,7 @@ class Contents:
     model: dict[str, View] | None = None
     model_archive: Archive | None = None
     steps: int | None = None
+    guessed: str | None = None
     rest: list[str] = field(default_factory=list[str])
 
     def broken(self, place: str, problem: str, remedy: str = "take an intact copy") -> FileError:
@@ -65,10 +70,10 @@ class Contents:
             names = [name for its in given for name in its]
             counts = [len(_list(group["params"])) for group in self.groups]
             fits = [len(its) for its in given] == counts
-        elif self.model is None or {type(i) for i in self.identities} != {int}:
+        elif not self.infers_names():
             names, fits = [str(identity) for identity in self.identities], True
         else:
-            names, fits = self.distinct(), True
+            names, fits = self._parameters(), True
             if len(names) != len(self.identities):
                 raise self.broken(
                     "param_groups",
@@ -84,12 +89,29 @@ class Contents:
             raise self.broken("param_groups", "two parameters have one name")
         return names
 
-    def distinct(self) -> list[str]:
+    def infers_names(self) -> bool:
+        """Whether the optimizer names nothing, so that the model's order has to be its own."""
+        named = any("param_names" in group for group in self.groups)
+        numbered = {type(identity) for identity in self.identities} == {int}
+        return not named and numbered and self.model is not None
+
+    def tied(self, names: list[str]) -> dict[str, str]:
+        """Return the names of tensors that have another name: one of `names`, or the first."""
+        model = self.model or {}
+        owners: dict[View, str] = {}
+        for name in (*names, *model):
+            if name in model:
+                owners.setdefault(model[name], name)
+        return {name: owners[view] for name, view in model.items() if owners[view] != name}
+
+    def _parameters(self) -> list[str]:
         """Return the names of the model's parameters; of tied ones, the first."""
-        seen: dict[View, str] = {}
-        for name, view in (self.model or {}).items():
-            seen.setdefault(view, name)
-        return list(seen.values())
+        model, tied = self.model or {}, self.tied([])
+        return [
+            name
+            for name, view in model.items()
+            if name not in tied and is_parameter(name, view.dtype)
+        ]
 
 
 @contextmanager
@@ -100,7 +122,7 @@ def opened(path: Path, weights: Path | None = None) -> Generator[Contents]:
         FileError: If one cannot be read, or is of another kind.
     """
     with open_archive(path) as archive:
-        contents = _sorted_out(archive)
+        contents = _sorted_out(archive, with_model=weights is None)
         if weights is None:
             yield contents
             return
@@ -112,21 +134,24 @@ def opened(path: Path, weights: Path | None = None) -> Generator[Contents]:
             yield contents
 
 
-def plain_setting(contents: Contents, place: str, value: Any) -> Any:
+def plain_setting(contents: Contents, place: str, value: Any) -> Setting:
     """Return a group's setting as plain Python, a tensor of one element as its number.
 
+    Never a list or tuple, which a file can nest so that showing or comparing it takes for ever.
+
     Raises:
-        FileError: If it is neither, or not finite.
+        FileError: If it is neither, not finite, or a long text.
     """
     if isinstance(value, View) and math.prod(value.shape) == 1:
         value = contents.archive.stored(value, place).read().item()
     infinite = isinstance(value, float) and not math.isfinite(value)
-    if isinstance(value, Inert | View) or infinite:
+    long = isinstance(value, str) and len(value) > _LONGEST_SETTING
+    if infinite or long or not isinstance(value, Setting):
         raise contents.broken(place, f"is {_kind(value)}, no finite number or setting")
     return value
 
 
-def _sorted_out(archive: Archive) -> Contents:
+def _sorted_out(archive: Archive, *, with_model: bool = True) -> Contents:
     content = archive.content
     contents = Contents(archive, model_archive=archive)
     if not isinstance(content, dict):
@@ -142,6 +167,8 @@ def _sorted_out(archive: Archive) -> Contents:
     kinds = (dict, list, Inert)
     optimizer = next((key for key in _OPTIMIZER if isinstance(content.get(key), kinds)), None)
     model = next((key for key in _MODEL if isinstance(content.get(key), kinds)), None)
+    if model is None and with_model:
+        model = contents.guessed = _only_weights(contents, content)
     if optimizer is not None:
         _take_optimizer(contents, content[optimizer])
     if model is not None:
@@ -154,6 +181,25 @@ def _sorted_out(archive: Archive) -> Contents:
     return contents
 
 
+def _only_weights(contents: Contents, content: dict[Any, Any]) -> Any:
+    """Return the key of the only model there is, among what is none."""
+    if any(isinstance(value, View) for value in content.values()):
+        return None  # it is a model itself
+    found = [key for key, value in content.items() if _is_model(_dict(value))]
+    if len(found) > 1:
+        raise contents.broken(
+            "pickle",
+            f"each of {listed([str(key) for key in found])} could be the model",
+            "save it under 'model'",
+        )
+    return found[0] if found else None
+
+
+def _is_model(value: dict[Any, Any]) -> bool:
+    tensors = [view for view in value.values() if isinstance(view, View)]
+    return bool(tensors) and len(tensors) == len(value)
+
+
 def _is_optimizer(value: dict[Any, Any]) -> bool:
     return {"state", "param_groups"} <= value.keys()
 
@@ -162,16 +208,12 @@ def _take_model(contents: Contents, saved: Any) -> None:
     if not isinstance(saved, dict):
         raise contents.broken("model", f"is {_kind(saved)}", "save the model's state_dict()")
     entries = {str(name): view for name, view in _dict(saved).items()}
-    parameters = {
-        name: view
-        for name, view in entries.items()
-        if isinstance(view, View) and is_parameter(name, view.dtype)
-    }
-    if not parameters:
+    tensors = {name: view for name, view in entries.items() if isinstance(view, View)}
+    if not any(is_parameter(name, view.dtype) for name, view in tensors.items()):
         problem = f"holds neither weights nor a state of SGD, but {listed(list(entries)) or 'none'}"
         raise contents.broken("pickle", problem, _STATE_DICT)
-    contents.model = parameters
-    contents.rest += [name for name in entries if name not in parameters]
+    contents.model = tensors
+    contents.rest += [name for name in entries if name not in tensors]
 
 
 def _take_optimizer(contents: Contents, saved: Any) -> None:

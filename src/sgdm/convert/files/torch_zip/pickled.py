@@ -17,7 +17,7 @@ from torch._utils import (  # the format's name for a tensor
 
 from sgdm.convert.inert_pickle import Inert, interpret
 
-__all__ = ["View", "as_pickle", "from_pickle"]
+__all__ = ["DTYPES", "View", "as_pickle", "from_pickle"]
 
 _MOST_AXES = 64  # torch's own limit
 
@@ -50,13 +50,17 @@ class View:
     stride: tuple[int, ...]
 
 
-def from_pickle(data: bytes) -> Any:
+def from_pickle(data: bytes, size: int) -> Any:
     """Return what a pickle holds: plain data, `View` and `Inert`.
+
+    Args:
+        data: The pickle.
+        size: Of the file that it is in, which bears out how much it may hold.
 
     Raises:
         Exception: Of any kind, if it is not a pickle as torch writes them.
     """
-    return interpret(data, _KNOWN, _storage)
+    return interpret(BytesIO(data), _find_class, persistent_load=_storage, size=size)
 
 
 def as_pickle(content: object) -> bytes:
@@ -82,9 +86,14 @@ _STORAGES = {
 }
 
 
-def _storage(identity: tuple[Any, ...]) -> _Storage | Inert:
+DTYPES = tuple(_STORAGES)
+
+
+def _storage(identity: Any) -> _Storage | Inert:
     """What torch's persistent id stands for; the device in it does not matter here."""
-    kind, dtype, key, _device, elements = identity
+    if not isinstance(identity, tuple):
+        raise TypeError("a persistent id that is no tuple")
+    kind, dtype, key, _device, elements = cast("tuple[Any, ...]", identity)
     if isinstance(dtype, Inert):
         return dtype
     if kind != "storage" or not isinstance(key, str) or not isinstance(dtype, torch.dtype):
@@ -136,6 +145,10 @@ _KNOWN: dict[str, Any] = {
     **{f"torch {storage.__name__}": dtype for dtype, storage in _STORAGES.items()},
     **{f"torch {str(dtype).removeprefix('torch.')}": dtype for dtype in _STORAGES},
 }
+
+
+def _find_class(name: str) -> Any:
+    return _KNOWN.get(name, Inert(name.replace(" ", ".")))
 
 
 class _Pickler(pickle.Pickler):
