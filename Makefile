@@ -6,15 +6,27 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test train bench peers audit-peers wheel lint format clean
+.PHONY: test train docs pages bench peers audit-peers wheel lint format clean
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(VENV)/browser/chromium
 	$(BIN)/python -m pytest -n auto
 
 # A network on real data, then the same under three conventions with a drop of the learning rate.
 train: $(VENV)/installed
 	$(BIN)/sgdm train --overwrite
 	$(BIN)/sgdm train --overwrite --conventions torch,caffe,nag
+
+# The pages as HTML, in build/docs/html; a warning is an error.
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx --quiet --fresh-env --nitpicky --fail-on-warning --keep-going docs build/docs/html
+
+# Writes what is generated of the pages again; a test compares.
+pages: $(VENV)/installed
+	$(BIN)/python tools/convention_pages.py
+	$(BIN)/python tools/house_page.py
+	$(BIN)/python tools/numerics_table.py
+	$(BIN)/python tools/speed_table.py
+	$(BIN)/python tools/line_links.py
 
 # Every case beside torch's own ways to step; minutes, on a machine that does nothing else.
 bench: $(VENV)/installed
@@ -50,6 +62,10 @@ $(VENV)/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard nati
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[train,bench,test,lint]'
 	touch $@
+
+# What the explorer's page is tested in.
+$(VENV)/browser/chromium: $(VENV)/installed tools/install_browser.py $(wildcard tools/browser/*)
+	-$(BIN)/python tools/install_browser.py
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis

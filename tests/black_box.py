@@ -80,7 +80,8 @@ class Bent(torch.optim.Optimizer):
         self._row, self._name, self._factor = row, name, factor
 
     @torch.no_grad()
-    def step(self, closure):
+    def step(self, closure=None) -> Any:
+        assert closure is not None
         closure()
         (group,) = self.param_groups
         (p,) = group["params"]

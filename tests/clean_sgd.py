@@ -1,6 +1,7 @@
 """An SGD with nothing wrong, in pieces that a test replaces to plant a defect."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ class CleanSGD(torch.optim.Optimizer):
         super().__init__(params, {**values, "nesterov": nesterov, "maximize": maximize})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

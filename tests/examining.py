@@ -11,6 +11,13 @@ from sgdm.audit.cases import CASES as BATTERY
 from sgdm.audit.cases import calls, groups, notes, overflow, state
 from sgdm.audit.isolated import isolated
 from sgdm.audit.subject import Subject
+from unusual_sgd import (
+    CentralizesGradients,
+    ClipsTheNorm,
+    RoundsAtRandom,
+    StepsEverySecondTime,
+    WarmsUpFromNothing,
+)
 
 CASES = (*state.CASES, *overflow.CASES, *groups.CASES, *calls.CASES, *notes.CASES)
 CASE = {case.name: case for case in BATTERY}
@@ -24,6 +31,14 @@ SETTINGS = (
     {"momentum": 0.9, "nesterov": True},
     {"momentum": 0.9, "weight_decay": 0.01},
 )
+UNUSUAL = (
+    CentralizesGradients,
+    ClipsTheNorm,
+    RoundsAtRandom,
+    StepsEverySecondTime,
+    WarmsUpFromNothing,
+)
+EXTREME_LRS = (0.0, 1e-10, 30.0, 1e4)
 CONVENTIONS = ("torch", "keras", "caffe", "nag", "timm", "mlx")
 
 
@@ -51,6 +66,9 @@ CLEAN = [
         for engine in ("eager", "native")
         for convention in CONVENTIONS
     ),
+    *(subject(kind, lr=0.1, momentum=0.9) for kind in UNUSUAL),
+    *(subject(CleanSGD, lr=lr, momentum=0.9) for lr in EXTREME_LRS),
+    *(subject(sgdm.SGD, lr=lr, momentum=0.9, weight_decay_mode="lr") for lr in EXTREME_LRS),
 ]
 
 
@@ -58,15 +76,26 @@ def titles(subjects):
     return [each.title() for each in subjects]
 
 
+def failures(examined, cases=CASES):
+    """The results of the cases that a subject fails, by their names."""
+    results = {case.name: run_case(case, examined) for case in cases}
+    return {name: seen for name, seen in results.items() if seen.outcome == "failed"}
+
+
+def texts(failed):
+    """What was seen in each."""
+    return {name: seen.text for name, seen in failed.items()}
+
+
 def accusations(examined, cases=CASES):
     """What is wrong with a subject, by the names of the cases."""
-    results = {case.name: run_case(case, examined) for case in cases}
-    return {name: seen.text for name, seen in results.items() if seen.outcome == "failed"}
+    return texts(failures(examined, cases))
 
 
-def planted_accusations(examined):
-    """What is wrong with a subject, and is not said of CleanSGD as well."""
-    return {name: text for name, text in accusations(examined).items() if name not in OF_CLEAN}
+def planted_failures(examined):
+    """What a subject fails, and CleanSGD does not."""
+    found = failures(examined)
+    return {name: seen for name, seen in found.items() if name not in OF_CLEAN}
 
 
 def longest_script(cases):
@@ -76,9 +105,15 @@ def longest_script(cases):
     return max(len(text.strip().splitlines()) for text in scripts)
 
 
-def script_failure(name, examined):
-    """What the script of a failed case ends with."""
-    program = script(CASE[name], examined, run_case(CASE[name], examined).setting)
+def script_failure(name, examined, failed):
+    """What the script of a failed case ends with.
+
+    Args:
+        name: Of the case.
+        examined: The subject.
+        failed: The case's result among others.
+    """
+    program = script(CASE[name], examined, failed[name].setting)
 
     @isolated
     def run():

@@ -8,9 +8,10 @@ from examining import (
     CLEAN,
     accusations,
     longest_script,
-    planted_accusations,
+    planted_failures,
     script_failure,
     subject,
+    texts,
     titles,
 )
 from planted_sgd import (
@@ -85,14 +86,11 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_caught_by_its_case_alone(kind, name, text):
-    assert planted_accusations(subject(kind, lr=0.1, momentum=0.9)) == {name: text}
-
-
-@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_script_shows_the_same(kind, name, text):
+def test_caught_by_its_case_alone_and_shown_by_its_script(kind, name, text):
     examined = subject(kind, lr=0.1, momentum=0.9)
-    assert f"AssertionError: {text}" in script_failure(name, examined)
+    found = planted_failures(examined)
+    assert texts(found) == {name: text}
+    assert f"AssertionError: {text}" in script_failure(name, examined, found)
 
 
 def test_a_frozen_parameter_is_noticed():

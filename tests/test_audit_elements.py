@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from clean_sgd import CleanSGD
-from examining import accusations, longest_script, script_failure, subject
+from examining import (
+    CASE,
+    accusations,
+    failures,
+    longest_script,
+    script_failure,
+    subject,
+    texts,
+)
 from sgdm.audit.cases.elements import CASES
 from stepping import STEP_CASES, false_accusations
 
@@ -31,7 +39,7 @@ class HalvesBfloat16(CleanSGD):
 
 class ReadsGradientsInMemoryOrder(CleanSGD):
     def update(self, p, g, group):
-        if p.is_contiguous():
+        if p.is_contiguous() and p.dim() == 2:
             g = g.as_strided(p.shape, p.stride())
         super().update(p, g, group)
 
@@ -40,6 +48,16 @@ class TakesParametersForContiguous(CleanSGD):
     def move(self, p, d, group):
         rows = torch.empty(p.shape).stride()
         super().move(p, d if p.is_contiguous() else d.as_strided(p.shape, rows), group)
+
+
+class TakesGradientsForChannelsLast(CleanSGD):
+    """Where the parameter is."""
+
+    def update(self, p, g, group):
+        last = p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last)
+        if last and not p.is_contiguous():
+            g = g.as_strided(p.shape, p.stride())
+        super().update(p, g, group)
 
 
 def has_gaps(p):
@@ -93,6 +111,11 @@ PLANTED = [
         "a transposed parameter with its gradient takes another step",
     ),
     (
+        TakesGradientsForChannelsLast,
+        "memory-formats-are-heeded",
+        "a parameter and its gradient in different memory formats make another step",
+    ),
+    (
         StumblesOverGaps,
         "gaps-are-heeded",
         "every second column of a matrix takes another step than a matrix of its own",
@@ -113,14 +136,11 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_caught_by_its_case_alone(kind, name, text):
-    found = accusations(subject(kind, lr=0.1, momentum=0.9), STEP_CASES)
-    assert found == {name: text}
-
-
-@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_script_shows_the_same(kind, name, text):
-    assert text in script_failure(name, subject(kind, lr=0.1, momentum=0.9))
+def test_caught_by_its_case_alone_and_shown_by_its_script(kind, name, text):
+    examined = subject(kind, lr=0.1, momentum=0.9)
+    found = failures(examined, STEP_CASES)
+    assert texts(found) == {name: text}
+    assert text in script_failure(name, examined, found)
 
 
 def test_every_planted_defect_has_its_case():
@@ -139,16 +159,54 @@ def test_what_an_empty_tensor_does_to_the_next_is_caught():
     }
 
 
-def test_fused_sgd_of_torch():
+@pytest.mark.parametrize("lr", [0.1, 1e-6])
+def test_fused_sgd_of_torch(lr):
     """pytorch issue 191763, and strides and gaps that it takes no notice of."""
-    found = accusations(subject(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True), CASES)
+    found = accusations(subject(torch.optim.SGD, lr=lr, momentum=0.9, fused=True), CASES)
     assert found == {
         "every-element-moves": "0 of 16 elements moved",
         "equal-elements-stay-equal": "17 equal elements became -0.443 to 0.0001",
         "sixteen-bits-step-alike": "what goes 0.24 in float32 is 0.24 off in torch.bfloat16",
         "gradient-strides-are-heeded": PLANTED[3][2],
-        "gaps-are-heeded": PLANTED[5][2],
+        "memory-formats-are-heeded": PLANTED[5][2],
+        "gaps-are-heeded": PLANTED[6][2],
         "memory-beside-is-left-alone": "2 elements beside the parameter were changed",
+    }
+
+
+def test_what_stops_after_a_chunk_is_caught():
+    class StopsAfterAChunk(CleanSGD):
+        def move(self, p, d, group):
+            super().move(p[:65536], d[:65536], group) if p.dim() else super().move(p, d, group)
+
+    assert accusations(subject(StopsAfterAChunk, lr=0.1), STEP_CASES) == {
+        "every-element-moves": "65536 of 100003 elements moved",
+        "equal-elements-stay-equal": "100003 equal elements became -0.21 to 0.0001",
+    }
+
+
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+def test_a_gradient_in_another_order_than_its_parameter_is_caught(order):
+    class ReadsMemoryInOneOrder(CleanSGD):
+        def update(self, p, g, group):
+            if p.dim() == 4 and p.is_contiguous(memory_format=order):
+                g = g.as_strided(p.shape, p.stride())
+            super().update(p, g, group)
+
+    case = CASE["memory-formats-are-heeded"]
+    found = failures(subject(ReadsMemoryInOneOrder, lr=0.1), [case])
+    assert found[case.name].setting["own"] == order
+
+
+def test_decay_that_16_bits_do_not_have_is_caught():
+    class DecaysWideOnesOnly(CleanSGD):
+        def direction(self, p, g, group):
+            decay = group["weight_decay"] if p.dtype.itemsize > 2 else 0.0
+            return super().direction(p, g, {**group, "weight_decay": decay})
+
+    found = accusations(subject(DecaysWideOnesOnly, lr=0.1, momentum=0.9), STEP_CASES)
+    assert found == {
+        "sixteen-bits-step-alike": "what goes 0.51 in float32 is 0.268 off in torch.bfloat16"
     }
 
 

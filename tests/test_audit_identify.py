@@ -1,6 +1,8 @@
 """Rules are recovered from outside, and never given a name that is not theirs."""
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +10,11 @@ import torch
 import sgdm
 from black_box import Bent, BlackBox, arguments_of, of_row
 from sgdm import list_conventions
-from sgdm.audit.identify import Candidate, gap, identify, predicted
+from sgdm.audit.identify import Candidate, Match, gap, identify, predicted
 from sgdm.audit.observe import Path, observe
 from sgdm.audit.probes import known_hyperparameters, probes_for
 from sgdm.audit.subject import Subject
+from sgdm.audit.traits import traits_of
 
 RUNNING = [row for row in list_conventions() if row.runs]
 ROUNDS = 16  # for each rule: a thousand draws in all
@@ -35,9 +38,18 @@ def subject_of(factory: BlackBox, settings: dict) -> Subject:
     return Subject(factory, {n: v for n, v in settings.items() if n == "lr" or n in factory.open})
 
 
-def path_of(row, settings: dict, names, rng: random.Random) -> list[list[float]]:
+def identified(subject: Subject, hidden: dict) -> Match:
+    """Which rules it is, to one who knows what is fixed behind the wall."""
+    seen = observe(subject)
+    seen = seen._replace(known={**hidden, **seen.known})
+    return identify(seen, traits_of(seen))
+
+
+def path_of(candidate, settings: dict, names, rng: random.Random) -> list[list[float]]:
     """A run of sgdm.SGD with drawn schedules of what can be set; None where a rule refuses."""
+    row = candidate.convention
     given = {n: v for n, v in settings.items() if n in {"lr", "momentum", "weight_decay"}}
+    given["nesterov"] = candidate.nesterov
     given["nu"] = settings.get("nu") if row.look_ahead == "nu" else None
     asked = "nesterov" in names and rng.random() < 0.5
     if asked and row.nesterov == "optional":
@@ -73,15 +85,14 @@ def test_every_rule_that_runs_is_recovered_and_no_other_is_named(row, seed):
     for _ in range(ROUNDS):
         settings, names = drawn(rng, row)
         subject = subject_of(of_row(row, names, settings), settings)
-        known = {**settings, **known_hyperparameters(subject)}
-        found = identify(observe(subject), known).rules
+        found = identified(subject, settings).rules
         assert row in [fit.candidate.convention for fit in found]
         draw = rng.random()
-        own = torch.tensor(path_of(row, settings, names, random.Random(draw)))
+        own = torch.tensor(path_of(Candidate(row), settings, names, random.Random(draw)))
         for fit in found:
             assert fit.candidate.weight_decay_mode is None
             assert fit.worst < 1e-9
-            other = path_of(fit.candidate.convention, settings, names, random.Random(draw))
+            other = path_of(fit.candidate, settings, names, random.Random(draw))
             assert torch.allclose(own, torch.tensor(other), rtol=1e-9, atol=1e-12), fit
 
 
@@ -98,8 +109,7 @@ def test_a_rule_that_is_a_little_off_is_not_named(name, place, seed):
             return Bent(params, row, name, factor, **given)
 
         subject = subject_of(BlackBox(make, settings, tuple(arguments_of(row))), settings)
-        known = {**settings, **known_hyperparameters(subject)}
-        found = identify(observe(subject), known)
+        found = identified(subject, settings)
         assert not found.rules, (row.name, factor)
 
 
@@ -108,8 +118,9 @@ def test_every_pair_is_told_apart_by_a_wide_margin_or_not_at_all():
     knobs = {"momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
     factory = BlackBox(torch.optim.SGD, {}, tuple(knobs))
     subject = Subject(factory, {"lr": 0.1, **knobs})
-    probes = [p for p in probes_for(subject, moves_lr=True, moves_momentum=True) if not p.trait]
-    known = {**known_hyperparameters(subject), "nu": 0.6}
+    group = {"lr": 0.1, "momentum": 0.9}
+    known = {**known_hyperparameters(subject, group), "nu": 0.6}
+    probes = [probe for probe in probes_for(known, group) if not probe.trait]
     seen: dict[str, list] = {}
     for row in RUNNING:
         seen[row.name] = [predicted(Candidate(row), probe, known) for probe in probes]
@@ -122,10 +133,13 @@ def test_every_pair_is_told_apart_by_a_wide_margin_or_not_at_all():
             assert max(gaps) < 1e-12 or max(gaps) > 1e-3, (a.name, b.name, max(gaps))
 
 
+def match_of(factory, **settings) -> Match:
+    seen = observe(Subject(factory, settings))
+    return identify(seen, traits_of(seen))
+
+
 def named(factory, **settings) -> list[str]:
-    subject = Subject(factory, settings)
-    found = identify(observe(subject), known_hyperparameters(subject))
-    return [fit.candidate.name for fit in found.rules]
+    return [fit.candidate.name for fit in match_of(factory, **settings).rules]
 
 
 @pytest.mark.parametrize("how", [{}, {"foreach": True}, {"fused": True}, {"nesterov": True}])
@@ -140,7 +154,7 @@ def test_maximize_is_taken_for_what_it_is():
 
 def test_another_decay_is_named_with_the_rule():
     given = {"convention": "chainer-nag", "weight_decay_mode": "lr"}
-    assert named(sgdm.SGD, lr=0.1, momentum=0.9, **given) == ["chainer-nag, lr decay"]
+    assert named(sgdm.SGD, lr=0.1, momentum=0.9, **given) == ["chainer-nag with lr decay"]
 
 
 def test_a_subject_in_float32_is_recovered():
@@ -169,11 +183,10 @@ def test_two_faces_are_told_one_by_one():
             self._own.param_groups = self.param_groups
             self.param_groups[0] |= self._own.defaults | values
 
-        def step(self, closure=None):
+        def step(self, closure=None) -> Any:
             return self._own.step(closure)
 
-    subject = Subject(Mixed, {"lr": 0.1, "momentum": 0.9})
-    found = identify(observe(subject), known_hyperparameters(subject))
+    found = match_of(Mixed, lr=0.1, momentum=0.9)
     assert not found.rules
     assert "torch" in [fit.candidate.name for fit in found.without_nesterov]
     assert "caffe" in [fit.candidate.name for fit in found.with_nesterov]
@@ -196,10 +209,37 @@ def test_the_nearest_says_where_it_differs():
             self._last = group["lr"] or self._last
             return super().step(closure)
 
-    subject = Subject(Corrected, {"lr": 0.1, "momentum": 0.9})
-    found = identify(observe(subject), known_hyperparameters(subject))
+    found = match_of(Corrected, lr=0.1, momentum=0.9)
     assert not found.rules
     assert found.nearest is not None
     assert found.nearest.candidate.name == "torch"
     assert "a moving lr" in found.nearest.other
     assert "constant hyperparameters" in found.nearest.alike
+
+
+HIDING = {
+    "all": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-2),
+    "nesterov": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+    "decay": lambda params, lr=0.1, momentum=0.9: torch.optim.SGD(
+        params, lr, momentum, weight_decay=1e-2
+    ),
+    "lr": lambda params, learning_rate=0.1, beta=0.8: torch.optim.SGD(params, learning_rate, beta),
+    "dampening": lambda params, lr=0.1: torch.optim.SGD(params, lr, 0.9, dampening=0.3),
+    "keywords": lambda params, lr=0.1, **more: torch.optim.SGD(params, lr, **more),
+}
+
+
+@pytest.mark.parametrize("factory", HIDING.values(), ids=HIDING)
+def test_what_is_no_argument_is_read_from_the_group(factory):
+    expected = ["torch", "torch7", "apex", "mindspore-sgd"]
+    assert named(factory) == expected
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_what_is_to_be_seen_nowhere_is_measured(nesterov):
+    def factory(params):
+        optimizer = torch.optim.SGD(params, lr=0.07, momentum=0.8, nesterov=nesterov)
+        return SimpleNamespace(step=optimizer.step)
+
+    found = named(factory)
+    assert ("torch with Nesterov's method" if nesterov else "torch") in found

@@ -8,8 +8,9 @@ from examining import (
     CASE,
     CLEAN,
     accusations,
+    failures,
     longest_script,
-    planted_accusations,
+    planted_failures,
     script_failure,
     subject,
     titles,
@@ -74,15 +75,12 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_caught_by_its_case_alone(kind, name, text):
-    found = planted_accusations(subject(kind, **MOMENTUM))
+def test_caught_by_its_case_alone_and_shown_by_its_script(kind, name, text):
+    examined = subject(kind, **MOMENTUM)
+    found = planted_failures(examined)
     assert list(found) == [name]
-    assert found[name].startswith(text)
-
-
-@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_script_shows_the_same(kind, name, text):
-    assert text in script_failure(name, subject(kind, **MOMENTUM))
+    assert found[name].text.startswith(text)
+    assert text in script_failure(name, examined, found)
 
 
 @pytest.mark.parametrize("clean", CLEAN, ids=titles(CLEAN))
@@ -94,14 +92,12 @@ def test_nobody_is_accused_falsely(clean):
 
 def test_state_that_is_copied_is_not_noted():
     case = CASE["loaded-state-is-a-copy"]
-    assert list(accusations(subject(CleanSGD, **MOMENTUM), [case])) == [case.name]
+    shares = subject(CleanSGD, **MOMENTUM)
+    found = failures(shares, [case])
+    text = "AssertionError: after b.load_state_dict(a.state_dict()), b steps for a"
+    assert text in script_failure(case.name, shares, found)
     assert accusations(subject(CopiesState, **MOMENTUM), [case]) == {}
     assert case.note
-
-
-def test_shared_state_is_shown_by_its_script():
-    text = "AssertionError: after b.load_state_dict(a.state_dict()), b steps for a"
-    assert text in script_failure("loaded-state-is-a-copy", subject(CleanSGD, **MOMENTUM))
 
 
 def test_torch_casts_what_it_loads_for_its_own_optimizers_as_well():

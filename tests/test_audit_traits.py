@@ -1,5 +1,7 @@
 """What is measured without the table: numbers, formulas, and who is no SGD."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -70,8 +72,28 @@ SENTENCES = [
     ),
     ("darknet", {}, "A changed momentum acts from the next step on."),
     ("torch", {}, "The first gradient does what later ones do."),
+    ("torch", {}, "It does not look ahead."),
+    ("torch", {"nesterov": True}, "It looks ahead by one step: Nesterov's method."),
+    ("nag", {}, "It looks ahead by one step: Nesterov's method."),
+    ("chainer-nag", {}, "It looks ahead by two steps."),
+    (
+        "qhm",
+        {"nu": 0.7},
+        "Of its step 0.0249 is the gradient's own, and 0.2963 times that comes through the buffer.",
+    ),
+    (
+        "torch",
+        {},
+        "Dampening multiplies what a gradient does by 1 - τ, but not what the first does.",
+    ),
+    ("mlx", {}, "Dampening multiplies what a gradient does by 1 - τ, the first one's too."),
     ("torch", {"dampening": 0.5}, "The first gradient does 2 times what a later one does."),
-    ("mlx", {"dampening": 0.5}, "The first gradient does what later ones do."),
+    (
+        "torch",
+        {"dampening": 0.5},
+        "A gradient moves the parameter by ε·(1 - τ) in its step and by ε·(1 - τ)/(1 - μ) in all; "
+        "what it does fades by μ a step.",
+    ),
     (
         "torch",
         {},
@@ -108,6 +130,7 @@ class Planted(torch.optim.SGD):
     """Something is done to the gradients before the step."""
 
     def step(self, closure=None):
+        assert closure is not None
         closure()
         for group in self.param_groups:
             for p in group["params"]:
@@ -154,6 +177,33 @@ class Tanh(Planted):
         return 0.1 * g.tanh() + g
 
 
+class Clamped(Planted):
+    def bend(self, g, p):
+        return g.clamp(-100, 100)
+
+
+class Cautious(Planted):
+    """Only what points along the buffer is let through."""
+
+    def bend(self, g, p):
+        b = self.state[p].get("momentum_buffer")
+        return g if b is None else g * (g * b > 0)
+
+
+class WarmingUp(Planted):
+    def bend(self, g, p):
+        steps = self.state[p]["steps"] = self.state[p].get("steps", 0) + 1
+        return g * min(1.0, steps / 5)
+
+
+class Lars(Planted):
+    """Its norms count where there is decay, as in timm."""
+
+    def bend(self, g, p):
+        decay = self.param_groups[0]["weight_decay"]
+        return g * (p.norm() / (g.norm() + decay * p.norm())).item() if decay else g
+
+
 class Trust(Planted):
     def bend(self, g, p):
         return g * self.state[p].setdefault("size", p.detach().abs().clone())
@@ -176,12 +226,36 @@ STRANGERS = [
     (Random, "the same run twice goes two ways: its steps are random"),
     (Deaf, "gradients do not move it"),
     (
+        torch.optim.Muon,
+        "an element's step depends on the gradients of the others: there is a norm in it, as in "
+        "LARS, LAMB, Muon or clipping",
+    ),
+    (
         Clipped,
         "an element's step depends on the gradients of the others: there is a norm in it, as in "
         "LARS, LAMB, Muon or clipping",
     ),
     (Sign, "its first step is as long for every gradient: a sign method, or Adam and its kin"),
-    (Tanh, "twice the gradients do not move it twice as far (2.5e-02 off)"),
+    (
+        Tanh,
+        "a thousand times the gradients do not move it a thousand times as far: it clips, or is "
+        "not linear",
+    ),
+    (
+        Clamped,
+        "a thousand times the gradients do not move it a thousand times as far: it clips, or is "
+        "not linear",
+    ),
+    (Cautious, "two gradients together do not do what each does: it is not linear"),
+    (
+        WarmingUp,
+        "a gradient does something else in a later step: its steps depend on their number",
+    ),
+    (
+        Lars,
+        "with weight decay an element's step depends on the others: there is a norm in it, as in "
+        "LARS",
+    ),
     (
         Trust,
         "gradients move it otherwise where the parameter is larger: a trust ratio, or decay",
@@ -227,3 +301,24 @@ def test_a_decay_that_does_nothing_is_told():
             super().__init__(params, lr)
 
     assert "Weight decay does nothing." in measured(Ignoring).sentences
+
+
+def test_a_dampening_that_does_nothing_is_told():
+    class Ignoring(torch.optim.SGD):
+        def __init__(self, params, lr=0.1, momentum=0.9, dampening=0.0):
+            super().__init__(params, lr, momentum)
+
+    assert "Dampening does nothing." in measured(Ignoring).sentences
+
+
+def test_no_momentum_is_told():
+    class Plain(torch.optim.Optimizer):
+        def __init__(self, params, lr=0.1):
+            super().__init__(params, {"lr": lr})
+
+        @torch.no_grad()
+        def step(self, closure=None) -> Any:
+            for p in self.param_groups[0]["params"]:
+                p.sub_(p.grad, alpha=self.param_groups[0]["lr"])
+
+    assert "There is no momentum." in measured(Plain).sentences

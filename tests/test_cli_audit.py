@@ -21,9 +21,11 @@ def test_a_clean_one():
     assert result.exit_code == 0
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[0] == "sgdm:SGD(lr=0.1, momentum=0.9, convention='keras')"
-    assert lines[3].startswith("The rule of keras3 (to ")
+    assert lines[3].startswith("The rule of keras3, to ")
     assert lines[4].startswith("A gradient moves the parameter by ε in its step")
-    assert "    b = μ·b - ε·d" in lines
+    assert "    Δ_(t+1) = μ·Δ_t - ε·d_t" in lines
+    at = lines.index("The rule of keras3:")
+    assert lines[at + 1 : at + 4] == ["    d = g", "    b = μ·b - ε·d", "    θ = (1 - ε·λ)·θ + b"]
     assert "DEFECT" not in result.stdout
     assert lines[-1].startswith("no defects, ")
 

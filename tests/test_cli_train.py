@@ -1,14 +1,21 @@
 """`sgdm train`, as a person runs it: output, exit status, one line for a mistake."""
 
+import csv
+import fcntl
+import json
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from sgdm.cli import main
@@ -185,12 +192,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     )
 
 
-def test_a_terminal_shows_a_bar_with_loss_accuracy_and_speed(tmp_path):
+def shown_in_terminal(*arguments: str, cwd: Path, **variables: str) -> tuple[int, str]:
+    """The command in a terminal of 120 columns and 30 lines: exit status, and all that it wrote."""
     leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
-    process = spawn(
-        *QUICK[:2], "--epochs", "60", "--out", "run", cwd=tmp_path, stdout=follower, env=environment
-    )
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment = {**own, "TERM": "xterm", "PYTHONIOENCODING": "utf-8", **variables}
+    process = spawn(*arguments, cwd=cwd, stdout=follower, stderr=follower, env=environment)
     os.close(follower)
     shown = b""
     while True:
@@ -201,8 +209,209 @@ def test_a_terminal_shows_a_bar_with_loss_accuracy_and_speed(tmp_path):
         if not part:
             break
         shown += part
-    assert process.wait() == 0
-    text = shown.decode()
+    os.close(leader)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())  # without colours and moves
+    return process.wait(), text.replace("\r", "")
+
+
+def test_a_terminal_shows_a_bar_with_loss_accuracy_and_speed(tmp_path):
+    status, text = shown_in_terminal(*QUICK[:2], "--epochs", "60", "--out", "run", cwd=tmp_path)
+    assert status == 0
     assert re.search(r"training .*/2700.*loss \d\.\d{4}  accuracy [\d.]+ %  \d+ steps/s", text)
     assert "epoch 1:" not in text
     assert "test accuracy" in text
+
+
+def test_live_draws_the_curves_above_the_bar(tmp_path):
+    status, text = shown_in_terminal(*QUICK, "--out", "run", "--live", cwd=tmp_path)
+    assert status == 0, text
+    last = RunFolder(tmp_path / "run").read_metrics()[-1]
+    picture, bar = text.rsplit("\ntraining ", 1)
+    picture = picture[picture.rindex("loss ", 0, picture.rindex("accuracy, %")) :]
+    assert "24/24" in bar
+    assert f"epoch 2   lr {last.lr:.3g}   momentum 0.9" in picture
+    for end in (
+        f"train {last.train_loss:.3g}",
+        f"test {last.test_loss:.3g}",
+        f"train {100 * last.train_accuracy:.3g}",
+        f"test {100 * last.test_accuracy:.3g}",
+    ):
+        assert re.search(rf" {re.escape(end)}\s", picture)
+    assert re.search("[\u2801-\u28ff]", picture)
+
+
+def test_live_draws_a_curve_a_convention(tmp_path):
+    arguments = [*QUICK, "--conventions", "torch,caffe", "--out", "run", "--live"]
+    status, text = shown_in_terminal(*arguments, cwd=tmp_path)
+    assert status == 0, text
+    picture = text[text.rindex("training loss") : text.rindex("\ntraining ")]
+    assert [len(re.findall(rf"{name} \d", picture)) for name in ("torch", "caffe")] == [3, 3]
+    assert "distance from torch" in picture
+
+
+def test_live_goes_on_with_the_curves_of_a_run_that_goes_on(tmp_path, sgdm_train, monkeypatch):
+    interrupted_after_an_epoch(sgdm_train, monkeypatch)
+    status, text = shown_in_terminal("--resume", "run", "--live", cwd=tmp_path)
+    assert status == 0, text
+    assert re.search(r"1 +2 epoch +1 +2 epoch *\nepoch 2   lr", text), "both epochs are drawn"
+
+
+@pytest.mark.parametrize(
+    ("variables", "got"),
+    [
+        ({"TERM": "dumb"}, "one with TERM='dumb'"),
+        ({"PYTHONIOENCODING": "latin-1"}, "one with the encoding iso8859-1"),
+    ],
+)
+def test_live_needs_a_terminal_that_can_draw(tmp_path, variables, got):
+    status, text = shown_in_terminal(*QUICK, "--live", cwd=tmp_path, **variables)
+    assert status == 2
+    assert text == (
+        "sgdm: --live needs standard output to be a UTF-8 terminal whose cursor can be moved, got "
+        f"{got}; leave it out for a line an epoch, or take --tensorboard\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_live_into_a_file_is_refused(sgdm_train):
+    status, out, err = sgdm_train(*QUICK, "--live")
+    assert (status, out) == (2, "")
+    assert "got a file or a pipe; leave it out" in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "flag", "extra"),
+    [("plotille", "--live", "train"), ("tensorboard", "--tensorboard", "tensorboard")],
+)
+def test_what_watching_needs_is_asked_for_before_the_run(
+    sgdm_train, monkeypatch, module, flag, extra
+):
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    status, out, err = sgdm_train(*QUICK, flag)
+    assert (status, out) == (2, "")
+    assert err == f"sgdm: {module} must be installed for this; run: pip install 'sgdm[{extra}]'\n"
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [([], ["metrics.csv", "checkpoint.pt"]), (["--conventions", "torch,caffe"], ["compare.csv"])],
+)
+def test_watching_changes_no_bit(tmp_path, sgdm_train, arguments, files):
+    sgdm_train(*QUICK, *arguments, "--out", "plain")
+    watched = [*QUICK, *arguments, "--out", "watched", "--live", "--tensorboard"]
+    status, text = shown_in_terminal(*watched, cwd=tmp_path)
+    assert status == 0, text
+    for name in files:
+        assert Path("watched", name).read_bytes() == Path("plain", name).read_bytes()
+    sgdm_train(*QUICK, *arguments, "--out", "plain", "--overwrite", "--seed", "1")
+    for name in files:
+        assert Path("watched", name).read_bytes() != Path("plain", name).read_bytes()
+
+
+def interrupted_after_an_epoch(sgdm_train, monkeypatch, *arguments: str) -> None:
+    """Leaves a run of two epochs after the first, in "run"."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            ShownProgress, "finished_epoch", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+        )
+        assert sgdm_train(*QUICK, "--out", "run", *arguments)[0] == 130
+
+
+def scalars_in(folder: str) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads: the epochs and numbers of every curve."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: Any = EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def scalars_of(run: str) -> dict[str, list[tuple[int, float]]]:
+    """What it should read of a run: TensorBoard keeps float32."""
+    rows = RunFolder(Path(run)).read_metrics()
+    fields = {
+        "loss/train": "train_loss",
+        "loss/test": "test_loss",
+        "accuracy/train": "train_accuracy",
+        "accuracy/test": "test_accuracy",
+        "lr": "lr",
+        "momentum": "momentum",
+    }
+    return {
+        tag: [(row.epoch, float(np.float32(getattr(row, field)))) for row in rows]
+        for tag, field in fields.items()
+    }
+
+
+def test_tensorboard_reads_the_metrics(sgdm_train):
+    status, _, err = sgdm_train(*QUICK, "--out", "run", "--tensorboard")
+    assert (status, err) == (0, "")
+    assert scalars_in("run/tensorboard") == scalars_of("run")
+    assert len(scalars_of("run")["lr"]) == 2
+
+
+@pytest.mark.parametrize("first", [["--tensorboard"], []], ids=["from the start", "from then on"])
+def test_tensorboard_goes_on_in_the_same_curves(sgdm_train, monkeypatch, first):
+    interrupted_after_an_epoch(sgdm_train, monkeypatch, *first)
+    time.sleep(1.1)  # event files are read in the order of the second that they are named by
+    status, _, err = sgdm_train("--resume", "run", "--tensorboard")
+    assert (status, err) == (0, "")
+    assert scalars_in("run/tensorboard") == scalars_of("run")
+    assert len(scalars_of("run")["lr"]) == 2
+    assert len(list(Path("run/tensorboard").iterdir())) == 1 + len(first)
+
+
+def test_tensorboard_has_a_run_a_convention(sgdm_train):
+    names = "torch,caffe,torch:nesterov"
+    status, _, err = sgdm_train(*QUICK, "--conventions", names, "--out", "run", "--tensorboard")
+    assert (status, err) == (0, "")
+    folders = sorted(folder.name for folder in Path("run/tensorboard").iterdir())
+    assert folders == ["caffe", "torch", "torch-nesterov"]
+    with Path("run/compare.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["convention"] == "caffe"]
+    scalars = scalars_in("run/tensorboard/caffe")
+    assert len(scalars) == 8
+    for tag, column in (("distance/measured", "distance"), ("distance/predicted", "predicted")):
+        ends = [rows[step][column] for step in (11, 23)]
+        assert scalars[tag] == [(e, float(np.float32(float(v)))) for e, v in enumerate(ends, 1)]
+    assert scalars["lr"] == [(1, float(np.float32(0.1))), (2, float(np.float32(0.01)))]
+    losses = [float(row["loss"]) for row in rows]
+    # 11 batches of 128 and one of 29.
+    mean = sum(v * n for v, n in zip(losses[:12], [128] * 11 + [29], strict=True)) / 1437
+    assert scalars["loss/train"][0][1] == pytest.approx(mean, rel=1e-6)
+    score = json.loads(Path("run/config.json").read_text())["scores"]["caffe"]
+    assert scalars["accuracy/test"][-1] == (2, float(np.float32(score["accuracy"])))
+
+
+def test_a_run_with_event_files_is_replaced_whole_and_no_other_file_there(sgdm_train):
+    sgdm_train(*QUICK, "--out", "run", "--tensorboard")
+    assert sgdm_train(*QUICK, "--out", "run", "--overwrite")[0] == 0
+    assert not Path("run/tensorboard").exists()
+    sgdm_train(*QUICK, "--out", "run", "--overwrite", "--tensorboard")
+    Path("run/tensorboard/notes.txt").write_text("mine")
+    status, _, err = sgdm_train(*QUICK, "--out", "run", "--overwrite")
+    assert status == 2
+    assert "run holds notes.txt, which no run wrote" in err
+    assert Path("run/tensorboard/notes.txt").read_text() == "mine"
+
+
+def test_a_link_in_place_of_the_event_files_is_left_alone(sgdm_train):
+    sgdm_train(*QUICK, "--out", "run")
+    Path("elsewhere").mkdir()
+    Path("run/tensorboard").symlink_to(Path("elsewhere").absolute())
+    status, _, err = sgdm_train(*QUICK, "--out", "run", "--overwrite")
+    assert (status, "run holds tensorboard, which no run wrote" in err) == (2, True)
+
+
+def test_event_files_that_cannot_be_written_are_told(sgdm_train, monkeypatch):
+    interrupted_after_an_epoch(sgdm_train, monkeypatch)
+    Path("run/tensorboard").write_text("in the way")
+    status, _, err = sgdm_train("--resume", "run", "--tensorboard")
+    assert status == 2
+    assert re.match(r"sgdm: run/tensorboard cannot be written \(.+\); make room, or go on", err)

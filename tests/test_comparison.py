@@ -10,6 +10,7 @@ from sgdm.errors import DivergedError, FileError, InvalidValueError
 from sgdm.training.comparison import Comparison, Trace, compare, parse_conventions
 from sgdm.training.data import load_data
 from sgdm.training.learner import Learner
+from sgdm.training.observer import Observer
 from sgdm.training.run import resume
 from sgdm.training.settings import Settings
 
@@ -107,6 +108,30 @@ def test_a_diverging_convention_is_named_and_the_numbers_are_kept(tmp_path):
         compare(settings, ["torch", "caffe"], tmp_path / "run")
     lines = (tmp_path / "run/compare.csv").read_text().splitlines()
     assert len(lines) > 1
+
+
+def test_an_interrupted_comparison_keeps_its_numbers(tmp_path):
+    class Stop(Observer):
+        def started(self, step, total):
+            assert (tmp_path / "run/config.json").exists(), "the place is taken before the work"
+
+        def compared_epoch(self, epochs, compared):
+            self.seen = epochs, compared
+            raise KeyboardInterrupt
+
+    observer = Stop()
+    with pytest.raises(KeyboardInterrupt):
+        compare(SETTINGS, ["torch", "nag"], tmp_path / "run", observer=observer)
+    with (tmp_path / "run/compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * TOTAL // 4
+    epochs, (first, other) = observer.seen
+    assert (epochs, first.name, other.name) == (4, "torch", "nag")
+    assert (first.distance, first.metrics.epoch, other.metrics.step) == (0.0, 1, TOTAL // 4)
+    assert (other.distance, other.predicted) == (
+        float(rows[-1]["distance"]),
+        float(rows[-1]["predicted"]),
+    )
 
 
 @pytest.mark.parametrize("text", ["torch", "", "torch,torch", ","])

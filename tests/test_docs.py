@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -16,7 +17,12 @@ from sgdm.bench.results import read_latest
 from sgdm.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
+FAMILIES = ("seed", "papers", "pytorch", "tensorflow-jax", "current", "classic")
 MODULES = ["sgdm", *(m.name for m in walk_packages(sgdm.__path__, "sgdm."))]
 
 
@@ -55,8 +61,10 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("code", "output"), EXAMPLES)
-def test_the_examples_in_pages_print_what_they_say(code, output):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def test_the_examples_in_pages_print_what_they_say(code, output, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == output
 
@@ -89,13 +97,98 @@ def test_the_readme_counts_the_conventions():
     assert f" run, {sum(row.runs for row in rows)} in all," in readme
 
 
-@pytest.mark.parametrize("page", ["conventions", "pairs"])
-def test_the_pages_of_conventions_are_computed(page):
-    program = f"import convention_pages as pages; print(pages.{page}(), end='')"
+def printed_by_tool(program: str) -> str:
+    """What a program with the tools at hand prints."""
+    arguments = [sys.executable, "-c", program]
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT / "tools", capture_output=True, check=True
+        arguments, cwd=ROOT / "tools", capture_output=True, text=True, check=False
     )
-    assert done.stdout.decode("utf-8") == (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("page", "program"),
+    [
+        ("conventions.md", "import convention_pages as t; print(t.conventions(), end='')"),
+        ("pairs.md", "import convention_pages as t; print(t.pairs(), end='')"),
+        ("house.md", "import house_page as t; print(t.house(), end='')"),
+        ("numerics.md", "import numerics_table as t; print(t.with_table(), end='')"),
+        *(
+            (
+                f"conventions/{name}.md",
+                f"import convention_pages as t; print(t.family({name!r}), end='')",
+            )
+            for name in FAMILIES
+        ),
+    ],
+)
+def test_a_generated_page_is_what_is_generated(page, program):
+    assert printed_by_tool(program) == (DOCS / page).read_text("utf-8"), "run `make pages`"
+
+
+def test_every_convention_is_on_the_page_of_a_family():
+    headings = [
+        name
+        for family in FAMILIES
+        for name in re.findall(
+            r"^## `(.+)`$", (DOCS / f"conventions/{family}.md").read_text("utf-8"), re.MULTILINE
+        )
+    ]
+    assert headings == [row.name for row in sgdm.list_conventions()]
+
+
+def test_an_arrow_that_goes_up_the_house_and_a_circle_are_seen(tmp_path):
+    """The check of docs/house.md can fail."""
+    program = f"""
+from pathlib import Path
+import house_page as t
+known = t.modules()
+assert t.complaints(known) == []
+for name, line in (
+    ("errors", "import sgdm.optimizer"),
+    ("audit.case", "import sgdm.audit.examine"),
+):
+    path = Path({str(tmp_path)!r}) / name
+    path.write_text(line)
+    print(t.complaints({{**known, f"sgdm.{{name}}": t.Module(f"sgdm.{{name}}", path)}})[0])
+print(*t.complaints({{**known, "sgdm.new": t.Module("sgdm.new", path)}}))
+"""
+    up, circle, new = printed_by_tool(program).splitlines()
+    assert up == "sgdm.errors imports sgdm.optimizer, which stands above it"
+    assert circle.startswith("a circle: ")
+    assert "sgdm.audit.case" in circle
+    assert new == "new stands on no floor"
+
+
+def without_versions(text: str) -> list[str]:
+    lines = [line.rstrip() for line in text.splitlines()]
+    return [line for line in lines if not line.startswith("python 3")]
+
+
+def test_the_first_five_minutes(tmp_path):
+    """docs/start.md from its top to its end, in one folder."""
+    page = (DOCS / "start.md").read_text("utf-8")
+    blocks = re.findall(
+        r"```python\n(.*?)```\n\n```text\n(.*?)```|```console\n(\$.*?)```", page, re.DOTALL
+    )
+    commands = 0
+    for code, output, console in blocks:
+        steps = re.findall(r"\$ sgdm (.*)\n((?:(?!\$ ).*\n)*)", console) or [(code, output)]
+        for told, shown in steps:
+            arguments = ["-c", told] if code else ["-m", "sgdm", *told.split()]
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == ("audit" in told), done.stderr
+            printed, expected = (without_versions(text) for text in (done.stdout, shown))
+            assert printed[-len(expected) :] == expected
+            commands += 1
+    assert commands == 1 + page.count("\n$ ")
 
 
 def test_the_readme_shows_the_comparison_as_it_is_printed(tmp_path):
@@ -113,18 +206,44 @@ def links(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"\[([^\]]+)\]\((?!https?:)([^)]+)\)", page.read_text("utf-8"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_tests_and_lines(page):
+def anchors(page: str) -> list[str]:
+    """What code hosts and Sphinx call the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_headings_tests_and_lines(page):
     for text, target in links(page):
         path, _, anchor = target.partition("#")
-        file = (page.parent / path).resolve()
+        file = (page.parent / path).resolve() if path else page
         assert file.exists(), f"{page.name}: {target}"
         content = file.read_text("utf-8") if file.suffix in (".md", ".py") else ""
         if (name := text.strip("`")).startswith("test_"):
             assert f"def {name}(" in content, f"{page.name}: no {name} in {path}"
-        if anchor:
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(content), f"{page.name}: no heading {anchor} in {path}"
+        elif anchor:
             line = content.splitlines()[int(anchor.removeprefix("L")) - 1]
             assert text.strip("`") in line, f"{page.name}: run tools/line_links.py for {target}"
+
+
+def test_the_first_page_links_to_every_other():
+    linked = {(DOCS / target).resolve() for _, target in links(DOCS / "index.md")}
+    assert linked == {page.resolve() for page in DOCS.rglob("*.md")} - {DOCS / "index.md"}
+
+
+def test_a_public_name_that_is_documented_nowhere_fails_the_build(tmp_path):
+    shutil.copy(DOCS / "conf.py", tmp_path)
+    (tmp_path / "index.md").write_text("# Nothing\n")
+    arguments = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
+    done = subprocess.run(
+        [*arguments, tmp_path, tmp_path / "html"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    for module in ("sgdm", "sgdm.audit", "sgdm.engines.plan"):
+        names = ", ".join(import_module(module).__all__)
+        assert f"{module}: documented nowhere: {names}\n" in done.stderr
 
 
 SEED_ROWS = {
@@ -142,7 +261,7 @@ SEED_ROWS = {
 @pytest.mark.parametrize("page", ["seed.md", "seed.zh.md"])
 @pytest.mark.parametrize(("equation", "convention"), SEED_ROWS.items())
 def test_the_seed_pages_map_every_equation_to_its_row(page, equation, convention):
-    text = (ROOT / "docs" / page).read_text("utf-8")
+    text = (DOCS / page).read_text("utf-8")
     rows = [line for line in text.splitlines() if line.startswith(f"| {equation} |")]
     assert len(rows) == 1, rows
     assert f'[`name="{convention}"`](../src/sgdm/frameworks/seed.py#L' in rows[0]

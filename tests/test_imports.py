@@ -8,7 +8,14 @@ import pytest
 import sgdm
 
 PURE = ("sgdm.convention", "sgdm.frameworks", "sgdm.hyperparameters", "sgdm.recurrence")
-EXACT = ("sgdm.identity", "sgdm.porting", "sgdm.stability", "sgdm.system")
+EXACT = (
+    "sgdm.identity",
+    "sgdm.porting",
+    "sgdm.rule_name",
+    "sgdm.stability",
+    "sgdm.surfaces",
+    "sgdm.system",
+)
 HEAVY = ("torch", "numpy", "sympy", "typer", "rich")
 
 

@@ -33,7 +33,8 @@ from sgdm.training.folder import RunFolder
 from sgdm.training.learner import Learner
 from sgdm.training.lr_schedule import learning_rate
 from sgdm.training.models import build_model
-from sgdm.training.run import Observer, resume, train
+from sgdm.training.observer import Observer
+from sgdm.training.run import resume, train
 from sgdm.training.settings import Settings
 
 QUICK = Settings(model="linear", epochs=3, batch_size=64)

@@ -36,8 +36,9 @@ def full_table(rows: list[Row]) -> str:
         times = [duration(ours.median), *_ratios(by_contestant, rivals), fraction]
         lines.append([f"`{name}`", *times])
     first = rows[0]
-    machine = f"{first.cpu}, {first.capability}, {first.threads} threads, torch {first.torch}\n\n"
-    return machine + _table(heads, lines)
+    machine = f"{first.cpu}, {first.capability}, {first.threads} threads"
+    versions = f"sgdm {first.sgdm}, torch {first.torch}, Python {first.python}"
+    return f"{machine}; {versions}; {first.date[:10]}\n\n{_table(heads, lines)}"
 
 
 def short_table(rows: list[Row]) -> str:
@@ -69,7 +70,7 @@ def _table(heads: list[str], lines: list[list[str]]) -> str:
     return "".join("| " + " | ".join(cells) + " |\n" for cells in (heads, rule, *lines))
 
 
-PAGES = {ROOT / "README.md": short_table, ROOT / "docs" / "engines.md": full_table}
+PAGES = {ROOT / "README.md": short_table, ROOT / "docs" / "performance.md": full_table}
 
 
 def with_table(path: Path, rows: list[Row]) -> str:

@@ -240,7 +240,7 @@ class SGD(Optimizer):
 
     @property
     def nonfinite(self) -> NonFinite:
-        """What a NaN or infinity in a gradient does: "propagate", "skip" or "raise"."""
+        """Whether NaN and infinity in a gradient "propagate", "skip" the step or "raise"."""
         return self._nonfinite
 
     @nonfinite.setter

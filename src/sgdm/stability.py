@@ -164,7 +164,7 @@ def best(convention: str | Convention, *, condition_number: float, **rule: Unpac
         **rule: The other hyperparameters; a momentum among them is not used.
 
     Returns:
-        The choice, to about six digits: where it is fastest two eigenvalues meet, and the rate has
+        The choice, to about six digits; where it is fastest two eigenvalues meet, and the rate has
         a kink.
 
     Raises:

@@ -75,7 +75,7 @@ def run_case(
     missing = [name for name in case.needs if not subject.takes(name)]
     if missing:
         return Result("refused", f"it has no {' and no '.join(missing)}")
-    if case.torch_only and subject.wrapper:
+    if case.torch_only and not subject.makes_torch():
         return Result("refused", "it is no torch.optim.Optimizer")
     refused: list[str] = []
     for setting in case.settings:

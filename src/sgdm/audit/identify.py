@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 from sgdm.audit.observe import Observations, Path
 from sgdm.audit.probes import Probe, Vector
+from sgdm.audit.traits import Traits
 from sgdm.convention import Convention, WeightDecayMode
 from sgdm.errors import SgdmError
 from sgdm.frameworks import list_conventions
@@ -27,16 +28,19 @@ class Candidate:
     Attributes:
         convention: Of the table.
         weight_decay_mode: How its λ acts; None for its own way.
+        nesterov: Whether Nesterov's method is asked for, where the subject does not say.
     """
 
     convention: Convention
     weight_decay_mode: WeightDecayMode | None = None
+    nesterov: bool = False
 
     @property
     def name(self) -> str:
-        """The convention's, and the decay's if it is not its own."""
-        mode = self.weight_decay_mode
-        return self.convention.name if mode is None else f"{self.convention.name}, {mode} decay"
+        """The convention's, with what is not its own way or is not to be seen."""
+        told = [f"{self.weight_decay_mode} decay"] if self.weight_decay_mode else []
+        told += ["Nesterov's method"] if self.nesterov else []
+        return self.convention.name + (f" with {' and '.join(told)}" if told else "")
 
 
 class Fit(NamedTuple):
@@ -63,7 +67,8 @@ class Match(NamedTuple):
         without_nesterov: Where there are none, those that do so in the probes without Nesterov's
             method.
         with_nesterov: And in those with it.
-        nearest: The one that does so in most; None where `rules` has some.
+        nearest: The one that does so in most, the plainest of them first; None where `rules` has
+            some, or none does so there.
     """
 
     rules: tuple[Fit, ...]
@@ -72,23 +77,24 @@ class Match(NamedTuple):
     nearest: Fit | None = None
 
 
-def identify(seen: Observations, known: Mapping[str, Any]) -> Match:
+def identify(seen: Observations, traits: Traits) -> Match:
     """Compare what was seen with every rule of the table that runs.
 
     Args:
         seen: What the probes showed.
-        known: The subject's hyperparameters, by name; the probes' own come before them.
+        traits: What was measured: an lr or momentum of another name, or none, is taken from it.
 
     Example:
         >>> import torch
         >>> from sgdm.audit.observe import observe
         >>> from sgdm.audit.subject import Subject
-        >>> subject = Subject(torch.optim.SGD, {"lr": 0.1, "momentum": 0.9})
-        >>> [fit.candidate.name for fit in identify(observe(subject), subject.settings).rules]
+        >>> from sgdm.audit.traits import traits_of
+        >>> seen = observe(Subject(torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}))
+        >>> [fit.candidate.name for fit in identify(seen, traits_of(seen)).rules]
         ['torch', 'torch7', 'apex', 'mindspore-sgd']
     """
     paths = [path for path in seen.paths if not path.probe.trait and not path.error]
-    look = _Look(paths, known, seen.digits)
+    look = _Look(paths, _with_measured(seen.known, traits), seen.digits)
     found = look.alike(paths)
     if found or not paths:
         return Match(found)
@@ -106,7 +112,7 @@ class _Look:
         self._limits = {
             path.probe.name: _ALIKE[eps < 1e-10] + _rounding(path, eps) for path in paths
         }
-        self._gaps: dict[tuple[Convention, WeightDecayMode | None, str], float] = {}
+        self._gaps: dict[tuple[Candidate, str], float] = {}
 
     def alike(self, paths: Sequence[Path]) -> tuple[Fit, ...]:
         """Return the candidates that do what these paths show, with another decay if need be."""
@@ -114,7 +120,7 @@ class _Look:
             return ()
         found: tuple[Fit, ...] = ()
         for mode in (None, *get_args(WeightDecayMode)):
-            candidates = [Candidate(row, mode) for row in _rows(self._known)]
+            candidates = _candidates(self._known, mode)
             fits = [
                 self._fit(candidate, paths)
                 for candidate in candidates
@@ -128,9 +134,10 @@ class _Look:
         return tuple(fit for fit in found if fit.worst <= 1000 * best + 1e-12)
 
     def nearest(self) -> Fit | None:
-        """Return the candidate that does what was seen in most probes."""
-        fits = (self._fit(Candidate(row), self._paths) for row in _rows(self._known))
-        return min(fits, key=lambda fit: (len(fit.other), fit.worst))
+        """Return the candidate that does what was seen in most probes, and in the plainest."""
+        fits = [self._fit(each, self._paths) for each in _candidates(self._known, None)]
+        usual = [fit for fit in fits if self._paths[0].probe.name in fit.alike]
+        return min(usual, key=lambda fit: (len(fit.other), fit.worst), default=None)
 
     def _fit(self, candidate: Candidate, paths: Sequence[Path]) -> Fit:
         gaps = {path.probe.name: self._gap(candidate, path) for path in paths}
@@ -139,7 +146,8 @@ class _Look:
         return Fit(candidate, max(gaps.values()), alike, other)
 
     def _gap(self, candidate: Candidate, path: Path) -> float:
-        key = (_place(candidate.convention), candidate.weight_decay_mode, path.probe.name)
+        where = replace(candidate, convention=_place(candidate.convention))
+        key = (where, path.probe.name)
         if key not in self._gaps:
             self._gaps[key] = gap(candidate, path, self._known)
         return self._gaps[key]
@@ -192,7 +200,7 @@ def predicted(candidate: Candidate, probe: Probe, known: Mapping[str, Any]) -> l
             last_momentum=last,
             dampening=given.get("dampening", 0.0) if row.gain == "1-dampening" else 0.0,
             weight_decay=given.get("weight_decay", 0.0),
-            nesterov=bool(given.get("nesterov")),
+            nesterov=bool(given.get("nesterov", candidate.nesterov)),
             nu=given.get("nu"),
             lr0=lr0,
             weight_decay_mode=candidate.weight_decay_mode,
@@ -211,11 +219,24 @@ def predicted(candidate: Candidate, probe: Probe, known: Mapping[str, Any]) -> l
     return points
 
 
-def _rows(known: Mapping[str, Any]) -> list[Convention]:
+def _with_measured(known: Mapping[str, Any], traits: Traits) -> dict[str, Any]:
+    """Return the hyperparameters, with lr and momentum as they were measured if need be."""
+    impulse = traits.impulse
+    if impulse is None:
+        return dict(known)
+    own = impulse.before / impulse.memory if impulse.memory else 0.0
+    lr = own if abs(own) > 1e-6 * abs(impulse.now) else impulse.now
+    return {"lr": lr, "momentum": impulse.memory, **known}
+
+
+def _candidates(known: Mapping[str, Any], mode: WeightDecayMode | None) -> list[Candidate]:
     """Return the rules that run; those with a ν only where it is known."""
-    return [
-        row for row in list_conventions() if row.runs and (row.look_ahead != "nu" or "nu" in known)
-    ]
+    rows = [row for row in list_conventions() if row.runs]
+    rows = [row for row in rows if row.look_ahead != "nu" or "nu" in known]
+    found = [Candidate(row, mode) for row in rows]
+    if "nesterov" not in known:
+        found += [Candidate(row, mode, True) for row in rows if row.nesterov == "optional"]
+    return found
 
 
 @cache

@@ -7,9 +7,17 @@ from typing import Any
 
 from sgdm.audit.adapters import adapted
 from sgdm.audit.subject import Subject
-from sgdm.errors import InvalidTypeError, InvalidValueError, MissingExtraError
+from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError, MissingExtraError
 
-__all__ = ["subject_of"]
+__all__ = ["name_of", "subject_of"]
+
+
+def name_of(given: Any) -> tuple[str, str]:
+    """Return where a script imports a thing from, "" where none can, and what it is called."""
+    module, name = getattr(given, "__module__", ""), getattr(given, "__qualname__", "")
+    if module == "__main__" or _attribute(sys.modules.get(module), name) is not given:
+        module = ""
+    return module, name
 
 
 def subject_of(given: str | Callable[..., Any], settings: Mapping[str, Any]) -> Subject:
@@ -18,16 +26,15 @@ def subject_of(given: str | Callable[..., Any], settings: Mapping[str, Any]) -> 
     Raises:
         InvalidValueError: If nothing has the name.
         InvalidTypeError: If it cannot be called, or does not show what it is.
-        MissingExtraError: If its module is not installed.
+        InvalidUseError: If its module cannot be imported.
+        MissingExtraError: If it is not installed.
     """
     if isinstance(given, str):
         module, _, name = given.partition(":")
         found = _found(module, name, given)
     else:
         found = given
-        module, name = getattr(given, "__module__", ""), getattr(given, "__qualname__", "")
-        if module == "__main__" or _attribute(sys.modules.get(module), name) is not given:
-            module = ""  # it can be run, and no script can import it
+        module, name = name_of(given)
     factory, wrapper = adapted(found)
     return Subject(factory, settings, module, name, wrapper)
 
@@ -37,12 +44,13 @@ def _found(module: str, name: str, given: str) -> Any:
         raise InvalidValueError.of(
             "subject", "module:name, such as torch.optim:SGD", given, "write it so"
         )
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a file of the user's own, as with `python -m`
     try:
         found = _attribute(import_module(module), name)
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{given}: {error}; install it") from error
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+        text = f"{given} cannot be loaded: {type(error).__name__}: {error}; mend the module"
+        raise InvalidUseError(text) from error
     if found is None:
         raise InvalidValueError.of("subject", f"in module {module}", given, "mend the name")
     if not callable(found):

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sgdm.audit.probes import Probe, Vector, probes_for
-from sgdm.audit.subject import Refused, Subject
+from sgdm.audit.probes import Probe, Vector, known_hyperparameters, probes_for
+from sgdm.audit.subject import Refused, Subject, group_of
 
 __all__ = ["Observations", "Path", "observe"]
 
@@ -31,11 +31,13 @@ class Observations(NamedTuple):
     Attributes:
         paths: A probe each; without those that the constructor refused.
         refused: The names of those, each with what was said.
+        known: The subject's hyperparameters, by name.
         digits: How exact the numbers are: what a rounding of the subject's arithmetic amounts to.
     """
 
     paths: tuple[Path, ...]
     refused: dict[str, str]
+    known: dict[str, Any]
     digits: float
 
 
@@ -46,21 +48,22 @@ def observe(subject: Subject) -> Observations:
         Refused: If the subject does not take its own settings.
     """
     dtype = _dtype(subject)
-    group = _group(subject.make([torch.zeros(3, dtype=dtype, requires_grad=True)]))
-    moves_lr, moves_momentum = "lr" in group, "momentum" in group
+    group = group_of(subject.make([torch.nn.Parameter(torch.ones(1, 3, dtype=dtype))]))
+    known = known_hyperparameters(subject, group)
+    taken = {name for name in known if subject.takes(name)}
     paths: list[Path] = []
     refused: dict[str, str] = {}
-    for probe in probes_for(subject, moves_lr=moves_lr, moves_momentum=moves_momentum):
+    for probe in probes_for(known, group):
         try:
-            paths.append(_run(subject, probe, dtype))
+            paths.append(_run(subject, probe, taken, dtype))
         except Refused as error:
             refused[probe.name] = str(error)
-    return Observations(tuple(paths), refused, torch.finfo(dtype).eps)
+    return Observations(tuple(paths), refused, known, torch.finfo(dtype).eps)
 
 
 def _dtype(subject: Subject) -> torch.dtype:
     """Return float64 where the subject steps in it."""
-    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    p = torch.nn.Parameter(torch.ones(1, 3, dtype=torch.float64))
     optimizer = subject.make([p])
     p.grad = torch.full_like(p, 1 / 3)
     try:
@@ -70,27 +73,29 @@ def _dtype(subject: Subject) -> torch.dtype:
     return torch.float64
 
 
-def _group(optimizer: Any) -> dict[str, Any]:
-    groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", None) or [{}]
-    return groups[0]
-
-
-def _run(subject: Subject, probe: Probe, dtype: torch.dtype) -> Path:
-    p = torch.nn.Parameter(torch.tensor(probe.start, dtype=dtype))
-    optimizer = subject.make([p], **probe.settings)
+def _run(subject: Subject, probe: Probe, taken: set[str], dtype: torch.dtype) -> Path:
+    p = torch.nn.Parameter(_row(probe.start, dtype))
+    given = {name: value for name, value in probe.settings.items() if name in taken}
+    optimizer = subject.make([p], **given)
+    group_of(optimizer).update({n: x for n, x in probe.settings.items() if n not in taken})
     points: list[Vector] = []
     try:
         for t, gradient in enumerate(probe.gradients):
-            group = _group(optimizer)
+            group = group_of(optimizer)
             if probe.lr:
                 group["lr"] = probe.lr[t]
             if probe.momentum:
                 group["momentum"] = probe.momentum[t]
-            _step(optimizer, p, torch.tensor(gradient, dtype=dtype))
-            points.append(tuple(x.item() for x in p.detach().double()))
+            _step(optimizer, p, _row(gradient, dtype))
+            points.append(tuple(x.item() for x in p.detach().double().flatten()))
     except Exception as error:  # noqa: BLE001 - what a subject raises is an observation
         return Path(probe, tuple(points), f"{type(error).__name__}: {error}")
     return Path(probe, tuple(points))
+
+
+def _row(values: Vector, dtype: torch.dtype) -> torch.Tensor:
+    """Return a matrix of one row: some optimizers take nothing else."""
+    return torch.tensor([values], dtype=dtype)
 
 
 def _step(optimizer: Any, p: torch.nn.Parameter, gradient: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from sgdm.audit.subject import Subject
+from sgdm.audit.subject import USUAL, Subject
 
 __all__ = ["DROP", "Probe", "Vector", "known_hyperparameters", "probes_for"]
 
@@ -23,7 +23,6 @@ _STEPS = 9
 _START = (0.7, -1.1, 1.6)
 _LR_FACTORS = (1.0, 1.0, 0.5, 0.5, 0.2, 0.8, 0.8, 0.4, 1.0)
 _MOMENTUM_FACTORS = (1.0, 1.0, 0.7, 0.7, 0.9, 0.5, 1.0, 1.0, 0.8)
-_DEFAULTS = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +31,8 @@ class Probe:
 
     Attributes:
         name: What moves in it.
-        settings: Given to the constructor, before the subject's own.
+        settings: Before the subject's own: given to the constructor, or written into the group
+            where it takes no such argument.
         lr: For each step, written into the group; empty to leave it as constructed.
         momentum: The same.
         gradients: For each step, one number an element.
@@ -49,35 +49,40 @@ class Probe:
     trait: bool = False
 
 
-def known_hyperparameters(subject: Subject) -> dict[str, Any]:
-    """Return what the subject is examined around: its settings, and else usual values."""
-    known = {name: value for name, value in _DEFAULTS.items() if subject.takes(name)}
-    given = {
-        name: subject.settings[name]
-        for name in (*known, "nu", "maximize")
-        if name in subject.settings
-    }
-    return {**known, **given}
-
-
-def probes_for(subject: Subject, *, moves_lr: bool, moves_momentum: bool) -> list[Probe]:
-    """Return the probes that the subject's arguments allow.
+def known_hyperparameters(subject: Subject, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a subject is examined around, by name; what is not there cannot be changed.
 
     Args:
-        subject: What is examined.
-        moves_lr: Whether its lr can be changed between steps.
-        moves_momentum: The same of its momentum.
+        subject: Whose settings come first.
+        group: Of an optimizer that it made; what it says comes next, then what is usual.
     """
-    plan = _Plan(subject, moves_lr=moves_lr, moves_momentum=moves_momentum)
+    known: dict[str, Any] = {}
+    for name, usual in (*USUAL.items(), ("nu", None)):
+        found = subject.settings.get(name, group.get(name))
+        if isinstance(found, (int, float)):
+            known[name] = found
+        elif subject.takes(name) and usual is not None:
+            known[name] = usual
+    return known
+
+
+def probes_for(known: Mapping[str, Any], group: Mapping[str, Any]) -> list[Probe]:
+    """Return the probes that a subject allows.
+
+    Args:
+        known: Its hyperparameters.
+        group: Of an optimizer that it made: what stands there can be changed between steps.
+    """
+    plan = _Plan(known, moves_lr="lr" in group, moves_momentum="momentum" in group)
     probes = list(plan.traits())
-    for nesterov in (False, True) if "nesterov" in plan.known else (None,):
+    for nesterov in (False, True) if "nesterov" in known else (None,):
         probes += plan.rules(nesterov)
     return probes
 
 
 class _Plan:
-    def __init__(self, subject: Subject, *, moves_lr: bool, moves_momentum: bool) -> None:
-        self.known = known_hyperparameters(subject)
+    def __init__(self, known: Mapping[str, Any], *, moves_lr: bool, moves_momentum: bool) -> None:
+        self.known = known
         random = Random(0)  # noqa: S311 - the same for every subject
         self._gradients = tuple(
             tuple(random.uniform(-2, 2) for _ in range(_SIZE)) for _ in range(_STEPS)
@@ -134,7 +139,8 @@ class _Plan:
     def traits(self) -> Iterator[Probe]:
         """Yield what measures one thing: two runs each, which differ in that."""
         lr, momentum = self._odd
-        settings = self._of_known(lr=lr, momentum=momentum, weight_decay=0.0)
+        dampening = self.known.get("dampening", 0.0)
+        settings = self._of_known(lr=lr, momentum=momentum, weight_decay=0.0, dampening=dampening)
 
         def probe(name: str, gradients: tuple[Vector, ...], **given: Any) -> Probe:
             usual = Probe(
@@ -149,19 +155,34 @@ class _Plan:
         yield probe("the gradients", g)
         yield probe("the gradients again", g)
         yield probe("no gradients", rest)
-        yield probe("twice the gradients", tuple(_scaled(2.0, row) for row in g))
+        yield probe("other gradients", g[::-1])
+        both = tuple(
+            tuple(x + y for x, y in zip(*rows, strict=True))
+            for rows in zip(g, g[::-1], strict=True)
+        )
+        yield probe("both gradients", both)
         yield probe("a thousand times the gradients", tuple(_scaled(1000.0, row) for row in g))
         yield probe("one element's gradient changed", tuple((10 * x, y, z) for x, y, z in g))
         yield probe("another start", g, start=tuple(10 + x for x in _START))
         yield probe("an impulse", impulse + rest[1:])
         yield probe("a late impulse", late)
+        yield probe("a later impulse", rest[:5] + impulse + rest[6:])
         if self._lrs:
             yield probe("an impulse before a drop of lr", late, lr=_drop(lr))
         if self._momenta:
             yield probe("an impulse before a drop of momentum", late, momentum=_drop(momentum))
+        if "dampening" in self.known:
+            dampened = {**settings, "dampening": dampening or 0.3}
+            yield probe("an impulse, dampened", impulse + rest[1:], settings=dampened)
+            yield probe("a late impulse, dampened", late, settings=dampened)
+            undamped = {**settings, "dampening": 0.0}
+            yield probe("a late impulse, undamped", late, settings=undamped)
         if "weight_decay" in self.known:
             decayed = {**settings, "weight_decay": self._decay}
             yield probe("weight decay alone", rest, settings=decayed)
+            yield probe("the gradients, with decay", g, settings=decayed)
+            changed = tuple((10 * x, y, z) for x, y, z in g)
+            yield probe("one element's gradient changed, with decay", changed, settings=decayed)
 
 
 def _scaled(value: float, factors: Vector) -> Vector:

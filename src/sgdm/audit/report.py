@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 from xml.etree import ElementTree as ET
 
+from sgdm.audit.case import Case
 from sgdm.audit.identify import Fit, Match
 from sgdm.audit.traits import Traits
 from sgdm.equations import step_equations
-from sgdm.frameworks import get_convention
 
 __all__ = ["Finding", "Identity", "Report"]
 
@@ -33,12 +33,31 @@ class Finding:
     text: str
     script: str
 
+    @classmethod
+    def of(
+        cls,
+        case: Case,
+        outcome: Literal["passed", "failed", "refused"],
+        text: str = "",
+        script: str = "",
+    ) -> "Finding":
+        """Return what came of a case."""
+        return cls(
+            name=case.name,
+            defect=case.defect,
+            note=case.note,
+            outcome=outcome,
+            text=text,
+            script=script,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
     """Which rule it is.
 
     Attributes:
+        steps: Whether it took the steps of the probes, with a closure if it takes one.
         rules: The conventions that do what it does in every probe.
         residual: How far the furthest of them is from what was seen, as a part of the movement.
         without_nesterov: Where there are none: those that do so without Nesterov's method.
@@ -47,9 +66,11 @@ class Identity:
         differs_in: The probes in which that one does something else.
         stranger: Why it is not of the family at all; "" where it is.
         sentences: What was measured without the table.
-        equations: The step that was recovered.
+        equations: The step that was measured.
+        rule_equations: The step of the first of the rules, as it runs here.
     """
 
+    steps: bool = False
     rules: tuple[str, ...] = ()
     residual: float = 0.0
     without_nesterov: tuple[str, ...] = ()
@@ -59,14 +80,16 @@ class Identity:
     stranger: str = ""
     sentences: tuple[str, ...] = ()
     equations: tuple[str, ...] = ()
+    rule_equations: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, match: Match, traits: Traits) -> "Identity":
         """Put together what the table says and what was measured."""
         if traits.stranger and not match.rules:
-            return cls(stranger=traits.stranger)
+            return cls(steps=traits.steps, stranger=traits.stranger)
         rules = _names(match.rules)
         return cls(
+            steps=True,
             rules=rules,
             residual=max((fit.worst for fit in match.rules), default=0.0),
             without_nesterov=_names(match.without_nesterov),
@@ -74,7 +97,8 @@ class Identity:
             nearest="" if match.nearest is None else match.nearest.candidate.name,
             differs_in=() if match.nearest is None else match.nearest.other,
             sentences=traits.sentences,
-            equations=_equations(match.rules) or traits.equations,
+            equations=traits.equations,
+            rule_equations=_equations(match.rules),
         )
 
     def lines(self) -> list[str]:
@@ -82,7 +106,7 @@ class Identity:
         if self.stranger:
             return [f"Not SGD with momentum: {self.stranger}."]
         if self.rules:
-            return [f"The rule of {_listed(self.rules)} (to {self.residual:.0e}).", *self.sentences]
+            return [f"The rule of {_listed(self.rules)}, to {self.residual:.0e}.", *self.sentences]
         told = ["A rule of this family, and none of the table."]
         if self.without_nesterov:
             told.append(f"Without nesterov it is the rule of {_listed(self.without_nesterov)}.")
@@ -143,8 +167,9 @@ class Report:
         """Return it for a page or a pull request."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         lines = [f"## {self.subject}", "", versions, "", *self.identity.lines(), ""]
-        if self.identity.equations:
-            lines += ["```text", *self.identity.equations, "```", ""]
+        equations = (*self.identity.equations, *self.identity.rule_equations)
+        if equations:
+            lines += ["```text", *equations, "```", ""]
         lines += [f"{self.summary()}."]
         for finding in (*self.defects, *self.notes):
             kind = "note" if finding.note else "defect"
@@ -185,13 +210,17 @@ def _equations(fits: tuple[Fit, ...]) -> tuple[str, ...]:
     if not fits:
         return ()
     row = fits[0].candidate.convention
-    lines = step_equations(row)
+    lines = (f"The rule of {row.name}:", *step_equations(row))
     if row.nesterov == "optional":
-        lines += ("with nesterov:", *step_equations(get_convention(row.name), nesterov=True))
+        lines += ("With nesterov:", *step_equations(row, nesterov=True))
     return lines
 
 
 def _listed(names: tuple[str, ...]) -> str:
+    """List names; what all of them are with is told once."""
+    ways = {name.partition(" with ")[2] for name in names}
+    if len(ways) == 1 and ways != {""}:
+        return f"{_listed(tuple(name.partition(' with ')[0] for name in names))} with {ways.pop()}"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

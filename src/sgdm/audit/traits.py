@@ -45,14 +45,14 @@ class Traits:
 
     Attributes:
         stranger: Why they are not of the family; "" where they are.
-        linear: How far twice the gradients are from twice the movement, as a part of it.
+        steps: Whether it took the steps.
         impulse: What a gradient does; None outside the family.
         sentences: The findings.
         equations: The step recovered; empty outside the family.
     """
 
     stranger: str
-    linear: float
+    steps: bool = True
     impulse: Impulse | None = None
     sentences: tuple[str, ...] = ()
     equations: tuple[str, ...] = ()
@@ -69,22 +69,20 @@ def traits_of(seen: Observations) -> Traits:
     if missing:
         failed = {path.probe.name: path.error for path in seen.paths if path.error}
         why = failed.get(missing[0]) or seen.refused.get(missing[0], "not run")
-        return Traits(stranger=f"it does not step: {why}", linear=inf)
-    linear = runs.gap("twice the gradients", "the gradients", times=2.0)
-    stranger = _stranger(runs, linear)
+        return Traits(stranger=f"it does not step: {why}", steps=False)
+    stranger = _stranger(runs)
     if stranger:
-        return Traits(stranger=stranger, linear=linear)
+        return Traits(stranger=stranger)
     impulse = _impulse(runs)
     if impulse.residual > runs.alike:
         text = (
             "what a gradient does does not fade by one factor, as one buffer makes it "
             f"({impulse.residual:.1e} off)"
         )
-        return Traits(stranger=text, linear=linear)
+        return Traits(stranger=text)
     known = runs.settings("a late impulse")
     return Traits(
         stranger="",
-        linear=linear,
         impulse=impulse,
         sentences=tuple(_sentences(runs, impulse)),
         equations=tuple(_equations(impulse, known)),
@@ -95,12 +93,14 @@ _NEEDED = (
     "the gradients",
     "the gradients again",
     "no gradients",
-    "twice the gradients",
+    "other gradients",
+    "both gradients",
     "a thousand times the gradients",
     "one element's gradient changed",
     "another start",
     "an impulse",
     "a late impulse",
+    "a later impulse",
 )
 
 
@@ -140,9 +140,25 @@ class _Runs:
         size = max(abs(times * y) for s in b for y in s)
         return apart / size if size else apart
 
+    def apart_from_the_sum(self) -> float:
+        """Return how far two gradients together are from the sum of what each does."""
+        runs = [self.caused(f"{name} gradients") for name in ("the", "other", "both")]
+        apart = size = 0.0
+        for rows in zip(*runs, strict=True):
+            for x, y, together in zip(*rows, strict=True):
+                apart, size = max(apart, abs(x + y - together)), max(size, abs(together))
+        return apart / size if size else apart
+
+    def drifts(self) -> float:
+        """Return how far a later impulse is from a late one, as a part of what that does."""
+        late, later = (self.caused(f"a {name} impulse") for name in ("late", "later"))
+        pairs = [(x[0], y[0]) for x, y in zip(late[3:], later[5:], strict=False)]
+        size = max(abs(x) for x, _ in pairs)
+        return max(abs(x - y) for x, y in pairs) / size if size else 0.0
+
     def elements_moved(self, one: str, other: str) -> set[int]:
         """Return the elements that move otherwise in one run than in another."""
-        a, b = self.caused(one), self.caused(other)
+        a, b = self.moved(one), self.moved(other)
         size = max(abs(y) for s in b for y in s) or 1.0
         return {
             i
@@ -152,13 +168,20 @@ class _Runs:
         }
 
 
+def _coupled_by_decay(runs: _Runs) -> bool:
+    names = ("one element's gradient changed, with decay", "the gradients, with decay")
+    return all(name in runs.paths for name in names) and runs.elements_moved(*names) > {0}
+
+
 def _finite(path: Path) -> bool:
     return all(isfinite(x) for point in path.points for x in point)
 
 
-def _stranger(runs: _Runs, linear: float) -> str:
+def _stranger(runs: _Runs) -> str:
     """Return why the steps are not those of a linear rule of each element; "" where they are."""
     usual = "the gradients"
+    first_steps = {round(abs(x), 9) for x in runs.caused(usual)[0]}
+    thousand = "a thousand times the gradients"
     found = {
         "the same run twice goes two ways: its steps are random": (
             runs.gap("the gradients again", usual) > runs.alike
@@ -168,13 +191,22 @@ def _stranger(runs: _Runs, linear: float) -> str:
         "LARS, LAMB, Muon or clipping": (
             runs.elements_moved("one element's gradient changed", usual) > {0}
         ),
+        "with weight decay an element's step depends on the others: there is a norm in it, as in "
+        "LARS": _coupled_by_decay(runs),
         "its first step is as long for every gradient: a sign method, or Adam and its kin": (
-            len({round(abs(x), 9) for x in runs.caused(usual)[0]}) == 1
+            len(first_steps) == 1 and first_steps != {0.0}
         ),
         "a thousand times the gradients move it as far: it is adaptive": (
-            runs.gap("a thousand times the gradients", usual) < 1e-3
+            runs.gap(thousand, usual) < 1e-3
         ),
-        f"twice the gradients do not move it twice as far ({linear:.1e} off)": linear > runs.alike,
+        "a thousand times the gradients do not move it a thousand times as far: it clips, or is "
+        "not linear": runs.gap(thousand, usual, times=1000.0) > runs.alike,
+        "two gradients together do not do what each does: it is not linear": (
+            runs.apart_from_the_sum() > runs.alike
+        ),
+        "a gradient does something else in a later step: its steps depend on their number": (
+            runs.drifts() > runs.alike
+        ),
         "gradients move it otherwise where the parameter is larger: a trust ratio, or decay": (
             runs.gap("another start", usual) > runs.alike
         ),
@@ -204,11 +236,45 @@ def _sentences(runs: _Runs, impulse: Impulse) -> list[str]:
         + ("" if total is None else f" and by {_read(total, known)} in all")
         + f"; what it does fades by {_read(impulse.memory, known)} a step."
     ]
+    told.append(_look(impulse, known))
     told.append(_first(runs))
+    told += [_dampening(runs)] if "a late impulse, dampened" in runs.paths else []
     told += [_lr(runs)] if "an impulse before a drop of lr" in runs.paths else []
     told += [_momentum(runs)] if "an impulse before a drop of momentum" in runs.paths else []
     told += [_decay(runs, impulse)] if "weight decay alone" in runs.paths else []
     return [text for text in told if text]
+
+
+def _look(impulse: Impulse, known: Mapping[str, Any]) -> str:
+    """Say how the step is made of the gradient itself and of the buffer that has it."""
+    if impulse.memory == 0:
+        return "There is no momentum."
+    own = impulse.before / impulse.memory
+    buffered = impulse.now - own
+    if abs(own) < 1e-6 * abs(impulse.now):
+        return "It does not look ahead."
+    times = buffered / own
+    for steps, words in ((1, "one step: Nesterov's method"), (2, "two steps")):
+        ahead = sum(impulse.memory**k for k in range(steps))
+        if abs(own * impulse.memory**steps - buffered * ahead) < 1e-6 * abs(impulse.now):
+            return f"It looks ahead by {words}."
+    return (
+        f"Of its step {_read(own, known)} is the gradient's own, and {times:.4g} times that comes "
+        "through the buffer."
+    )
+
+
+def _dampening(runs: _Runs) -> str:
+    tau = runs.settings("a late impulse, dampened")["dampening"]
+    last = [runs.caused(f"a late impulse, {way}")[-1][0] for way in ("dampened", "undamped")]
+    times = last[0] / last[1] if last[1] else 1.0
+    text = f"Dampening multiplies what a gradient does by {_read(times, {}, {'1 - τ': 1 - tau})}"
+    if abs(times - 1) < runs.alike:
+        return "Dampening does nothing."
+    early = [row[0] for row in runs.caused("an impulse, dampened")]
+    late = [row[0] for row in runs.caused("a late impulse, dampened")][3:]
+    same = max(abs(x - y) for x, y in zip(early, late, strict=False)) < runs.alike * abs(late[-1])
+    return f"{text}, the first one's too." if same else f"{text}, but not what the first does."
 
 
 def _first(runs: _Runs) -> str:
@@ -305,6 +371,9 @@ def _read(
             "ε·μ·(1 - μ)": e * m * (1 - m),
             "ε/(1 - μ)": e / (1 - m) if m < 1 else inf,
         }
+    if e is not None and m is not None and known.get("dampening"):
+        damped = e * (1 - known["dampening"])
+        usual |= {"ε·(1 - τ)": damped, "ε·(1 - τ)/(1 - μ)": damped / (1 - m) if m < 1 else inf}
     usual |= more
     for text, formula in usual.items():
         if abs(formula - value) < 1e-6 * max(abs(value), abs(formula)) + 1e-12:

@@ -1,6 +1,7 @@
 """The command line, one file a command. What it knows it asks the library; nothing imports it."""
 
 import sys
+import traceback
 from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
@@ -11,6 +12,8 @@ from sgdm.cli.bench import bench
 from sgdm.cli.compare import compare
 from sgdm.cli.conventions import conventions
 from sgdm.cli.convert import convert
+from sgdm.cli.explore import explore
+from sgdm.cli.plot import plot
 from sgdm.cli.train import train
 from sgdm.errors import DivergedError, InterruptedRunError, SgdmError
 from sgdm.version import __version__
@@ -24,6 +27,8 @@ app.command()(convert)
 app.command()(audit)
 app.command()(train)
 app.command()(bench)
+app.command()(plot)
+app.command()(explore)
 
 
 def _print_version(asked: bool) -> None:
@@ -45,9 +50,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. A mistake is one line on stderr, never a traceback.
+    """Run the command line. A mistake is one line on stderr.
 
-    Exit status: 0 done, 2 a mistake of the user's, 3 a run that diverged, 130 one interrupted.
+    Exit status: 0 done, 1 what was examined has defects, 2 a mistake of the user's, 3 a run that
+    diverged, 130 one interrupted; 70, with a traceback, a fault of this program.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -60,6 +66,9 @@ def main() -> None:
         _fail(str(error), _status_of(error))
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
+    except Exception:  # noqa: BLE001 - 1, which Python would end with, is an audit's answer
+        traceback.print_exc()
+        sys.exit(70)
     else:
         sys.exit(status)
 

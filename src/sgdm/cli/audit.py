@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from sgdm.errors import FileError
+
 if TYPE_CHECKING:
     from sgdm.audit.report import Report
 
@@ -24,6 +26,9 @@ def audit(
     ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE for it; may be given again.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A case to run, in place of all; may be given again.")
     ] = None,
     equations: Annotated[
         bool, typer.Option("--equations", help="Print the step that was recovered.")
@@ -40,18 +45,19 @@ def audit(
 
     Exit status: 0 clean, 1 defects, 2 misuse.
     """
-    from sgdm.audit.examine import examine
+    from sgdm.audit.examine import examine_with
     from sgdm.files import write_atomically
 
     given = dict(_setting(text) for text in settings or ())
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("starting")
-        report = examine(
+        report = examine_with(
             subject,
+            given,
+            only=only or (),
             time_limit=time_limit,
             progress=lambda name: bar.update(task, description=name),
-            **given,
         )
     _show(report, equations=equations)
     files = {
@@ -60,7 +66,11 @@ def audit(
         if path is not None
     }
     if repro is not None:
-        repro.mkdir(parents=True, exist_ok=True)
+        try:
+            repro.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"{repro} cannot be made ({error.strerror}); choose another place"
+            raise FileError(text) from error
         files |= {repro / f"{f.name}.py": f.script for f in (*report.defects, *report.notes)}
     for path, text in files.items():
         write_atomically(path, lambda file, text=text: file.write(text.encode()))
@@ -92,8 +102,8 @@ def _show(report: "Report", *, equations: bool) -> None:
         console.print(line)
     if equations:
         console.print()
-        for line in report.identity.equations:
-            console.print(f"    {line}")
+        for line in (*report.identity.equations, *report.identity.rule_equations):
+            console.print(line if line.endswith(":") else f"    {line}")
     found = (*report.defects, *report.notes)
     if found:
         console.print()

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from sgdm.errors import InvalidUseError, InvalidValueError
-from sgdm.extras import load_extra
+from sgdm.errors import InvalidUseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 _QUICK_ROUNDS, _QUICK_SECONDS = 5, 0.5
-_PICTURES = (".png", ".svg", ".pdf")
 
 
 def bench(
@@ -58,9 +56,10 @@ def bench(
     from sgdm.bench.cases import EVERYTHING, QUICK, pick_cases
     from sgdm.bench.machine import using_threads
     from sgdm.bench.run import COMPILED_UP_TO, Effort, measure_alone, measure_case
+    from sgdm.plots.style import check_picture
 
     if figure is not None:
-        _check_figure(figure)
+        check_picture(figure, name="figure", extra="bench")
     if redraw:
         _redraw(csv, figure)
         return
@@ -111,18 +110,6 @@ def _measure_all(
     if csv is not None:
         console.print(str(csv))
     return rows
-
-
-def _check_figure(figure: Path) -> None:
-    """Refuse what would fail after the run."""
-    load_extra("matplotlib.figure", extra="bench")
-    if figure.suffix not in _PICTURES or not figure.parent.is_dir():
-        raise InvalidValueError.of(
-            "figure",
-            f"a file with one of the endings {', '.join(_PICTURES)}, in a folder that is there",
-            str(figure),
-            "choose such a place",
-        )
 
 
 def _redraw(csv: Path | None, figure: Path | None) -> None:

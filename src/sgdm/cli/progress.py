@@ -2,20 +2,23 @@
 
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import typer
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 
-from sgdm.training.run import Observer
+from sgdm.training.observer import ComparedEpoch, Observer
 
 if TYPE_CHECKING:
     from sgdm.training.folder import Metrics
@@ -27,10 +30,15 @@ _RECENT = 50  # steps that the shown loss, accuracy and speed are averaged over,
 
 
 class ShownProgress(Observer):
-    """Shows loss, accuracy and steps per second; use it as a context."""
+    """Shows loss, accuracy and steps per second; use it as a context.
 
-    def __init__(self) -> None:
-        self._bar = Progress(
+    Args:
+        above: What else is shown in a terminal, above the bar.
+    """
+
+    def __init__(self, above: RenderableType | None = None) -> None:
+        self._bar = _Bar(
+            above,
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -87,10 +95,26 @@ class ShownProgress(Observer):
                 f"test accuracy {100 * metrics.test_accuracy:.1f} %, {self._speed():.0f} steps/s"
             )
 
-    def compared_epoch(self, epoch: int, epochs: int) -> None:
+    def compared_epoch(self, epochs: int, compared: Sequence[ComparedEpoch]) -> None:
         """Say how far a comparison is."""
         if not self._in_terminal:
-            typer.echo(f"epoch {epoch} of {epochs}: {self._speed():.0f} steps/s")
+            typer.echo(
+                f"epoch {compared[0].metrics.epoch} of {epochs}: {self._speed():.0f} steps/s"
+            )
 
     def _speed(self) -> float:
         return self._steps / max(time.perf_counter() - self._since, 1e-9)
+
+
+class _Bar(Progress):
+    """A bar with something above it, drawn together."""
+
+    def __init__(self, above: RenderableType | None, *columns: ProgressColumn) -> None:
+        self._above = above
+        super().__init__(*columns)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return what is drawn, from the top down."""
+        if self._above is not None:
+            yield self._above
+        yield from super().get_renderables()

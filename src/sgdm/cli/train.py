@@ -1,6 +1,6 @@
 """`sgdm train`: a run under one convention, or several conventions side by side."""
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ from sgdm.extras import load_extra
 if TYPE_CHECKING:
     from sgdm.training.comparison import Comparison
     from sgdm.training.folder import Metrics, RunFolder
+    from sgdm.training.observer import Observer
     from sgdm.training.settings import Settings
 
 __all__ = ["train"]
@@ -27,6 +28,7 @@ __all__ = ["train"]
 _WHERE = "Where the run is kept"
 _HOW = "The optimizer"
 _WHAT = "Data and network"
+_SEEN = "What is seen of it"
 
 
 def train(
@@ -96,13 +98,27 @@ def train(
         Path | None,
         typer.Option(help="Go on with the run in this folder.", rich_help_panel=_WHERE),
     ] = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Draw the curves in the terminal.", rich_help_panel=_SEEN),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Write scalars for TensorBoard, in the run's folder.",
+            rich_help_panel=_SEEN,
+        ),
+    ] = False,
 ) -> None:
     """Train a network on real data with sgdm.SGD."""
+    from sgdm.cli.watching import watching
     from sgdm.training.settings import Settings
 
     if resume is not None:
         _refuse_settings(context)
-        _run_one(None, resume, overwrite=False)
+        watch = watching(resume, live=live, tensorboard=tensorboard)
+        _run_one(None, resume, watch, overwrite=False)
         return
     if conventions is not None:
         _refuse_together(context, "convention", "conventions")
@@ -133,25 +149,31 @@ def train(
     last = conventions or convention + ":nesterov" * nesterov
     last = last.replace(",", "-").replace(":", "-")
     path = out or Path("runs") / f"{Path(data).stem}-{model}-{last}"
+    watch = watching(path, live=live, tensorboard=tensorboard)
     if conventions is None:
-        _run_one(settings, path, overwrite=overwrite)
+        _run_one(settings, path, watch, overwrite=overwrite)
     else:
-        _run_several(settings, conventions, path, overwrite=overwrite)
+        _run_several(settings, conventions, path, watch, overwrite=overwrite)
 
 
-def _run_one(settings: "Settings | None", path: Path, *, overwrite: bool) -> None:
+def _run_one(
+    settings: "Settings | None",
+    path: Path,
+    watch: "AbstractContextManager[Observer]",
+    *,
+    overwrite: bool,
+) -> None:
     """Train, or go on where `settings` is None; draw what there is, however it ends."""
-    from sgdm.cli.progress import ShownProgress
     from sgdm.training.folder import RunFolder
     from sgdm.training.run import resume, train
 
     load_extra("matplotlib.figure", extra="train")  # missing, it is said before the run
     try:
-        with ShownProgress() as shown:
+        with watch as observer:
             if settings is None:
-                metrics = resume(path, observer=shown)
+                metrics = resume(path, observer=observer)
             else:
-                metrics = train(settings, path, overwrite=overwrite, observer=shown)
+                metrics = train(settings, path, overwrite=overwrite, observer=observer)
     except (DivergedError, InterruptedRunError):
         with suppress(SgdmError):  # a picture that fails is no reason to hide how the run ended
             folder = RunFolder(path)
@@ -177,16 +199,22 @@ def _draw(folder: "RunFolder", metrics: "list[Metrics]") -> None:
         draw_curves(metrics, folder.curves, title=title)
 
 
-def _run_several(settings: "Settings", conventions: str, path: Path, *, overwrite: bool) -> None:
-    from sgdm.cli.progress import ShownProgress
+def _run_several(
+    settings: "Settings",
+    conventions: str,
+    path: Path,
+    watch: "AbstractContextManager[Observer]",
+    *,
+    overwrite: bool,
+) -> None:
     from sgdm.plots.training import draw_comparison
     from sgdm.training.comparison import compare, parse_conventions
     from sgdm.training.folder import RunFolder
 
     load_extra("matplotlib.figure", extra="train")
     names = parse_conventions(conventions)
-    with ShownProgress() as shown:
-        comparison = compare(settings, names, path, overwrite=overwrite, observer=shown)
+    with watch as observer:
+        comparison = compare(settings, names, path, overwrite=overwrite, observer=observer)
     Console(highlight=False, markup=False).print(_table(comparison))
     draw_comparison(comparison, RunFolder(path).compare_png)
     for name in ("compare.png", "compare.csv", "config.json"):
@@ -227,9 +255,9 @@ def _numbers(name: str, text: str) -> list[float]:
 
 
 def _refuse_settings(context: typer.Context) -> None:
-    """Refuse settings beside --resume: they are those of the run."""
-    for name in context.params:
-        if name != "resume" and _was_given(context, name):
+    """Refuse settings beside --resume: they are those of the run. How it is watched is none."""
+    for name in context.params.keys() - {"resume", "live", "tensorboard"}:
+        if _was_given(context, name):
             raise InvalidUseError(
                 f"--{name.replace('_', '-')} must be left out with --resume, whose settings are in "
                 "the run's config.json; start a new run to change them"

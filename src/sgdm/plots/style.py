@@ -1,9 +1,11 @@
 """How every figure looks, and how it is saved: colours that colour-blind readers can tell apart."""
 
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sgdm.errors import InvalidValueError
 from sgdm.extras import load_extra
 from sgdm.files import write_atomically
 
@@ -11,7 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "finish", "new_figure", "save_figure"]
+__all__ = ["COLOURS", "check_picture", "finish", "new_figure", "save_figure"]
+
+_PICTURES = (".png", ".svg", ".pdf")
+# The day of drawing is left out: the same numbers make the same file.
+_UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 # Okabe and Ito's palette, without its yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -47,6 +53,28 @@ def finish(axes: "Axes", *, title: str, x: str, y: str, legend: bool = True) -> 
         axes.legend(frameon=False, fontsize=9)
 
 
+def check_picture(path: Path, *, name: str, extra: str) -> None:
+    """Refuse, before the work, what would fail after it.
+
+    Args:
+        path: Where the picture is to be.
+        name: The argument that says so.
+        extra: What is named as bringing matplotlib, where that is missing.
+
+    Raises:
+        InvalidValueError: If no picture has that ending, or the folder is not there.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    load_extra("matplotlib.figure", extra=extra)
+    if path.suffix not in _PICTURES or not path.parent.is_dir():
+        raise InvalidValueError.of(
+            name,
+            f"a file with one of the endings {', '.join(_PICTURES)}, in a folder that is there",
+            str(path),
+            "choose such a place",
+        )
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write the figure, in the format of the path's ending.
 
@@ -54,5 +82,12 @@ def save_figure(figure: "Figure", path: Path) -> None:
         FileError: If it cannot be written.
     """
     drawn = BytesIO()
-    figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=120)
+    matplotlib: Any = import_module("matplotlib")
+    with matplotlib.rc_context({"svg.hashsalt": "sgdm"}):  # random otherwise
+        figure.savefig(
+            drawn,
+            format=path.suffix.removeprefix("."),
+            dpi=120,
+            metadata=_UNDATED.get(path.suffix),
+        )
     write_atomically(path, lambda file: file.write(drawn.getvalue()))

@@ -9,7 +9,7 @@ import torch
 
 from sgdm.errors import FileError
 from sgdm.files import write_atomically
-from sgdm.training.learner import Learner
+from sgdm.training.learner import Batch, Learner
 
 __all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
 
@@ -31,6 +31,13 @@ class Progress:
     loss: float = 0.0
     correct: int = 0
     seen: int = 0
+
+    def take(self, batch: Batch) -> None:
+        """Count a step."""
+        self.step += 1
+        self.loss += batch.loss * batch.size
+        self.correct += batch.correct
+        self.seen += batch.size
 
 
 def save_checkpoint(path: Path, learner: Learner, fingerprint: str, progress: Progress) -> None:

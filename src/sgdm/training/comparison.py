@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from sgdm.errors import DivergedError, InvalidValueError
 from sgdm.files import write_atomically
+from sgdm.rule_name import parse_rule
+from sgdm.training.checkpoint import Progress
 from sgdm.training.data import load_data
 from sgdm.training.folder import RunFolder
 from sgdm.training.learner import Batch, Learner, Score, make_optimizer
 from sgdm.training.lr_schedule import drop_steps
-from sgdm.training.run import Observer
+from sgdm.training.observer import ComparedEpoch, Observer
+from sgdm.training.run import finish_epoch
 from sgdm.training.settings import Settings
 
 __all__ = ["Comparison", "Trace", "compare", "parse_conventions"]
@@ -99,9 +102,9 @@ def compare(
     Args:
         settings: Of every run but for the convention.
         names: Conventions, each with ":nesterov" for its Nesterov form.
-        path: The folder of the run, which is made at the end, or when a run diverges.
+        path: The folder of the run; its numbers are written at the end, or when a run diverges.
         overwrite: Replace a run that is there.
-        observer: Is told of every step of the first convention.
+        observer: Is told of every step of the first convention, and of every epoch of all.
 
     Raises:
         InvalidValueError: If a setting has no place in a convention.
@@ -121,23 +124,28 @@ def compare(
     traces = [Trace(name) for name in names]
     first = learners[0]
     comparison = Comparison(traces, [], _drops(settings, first.total))
+    progresses = [Progress() for _ in learners]
+    compared: list[ComparedEpoch] = []
+    folder.begin(lambda new: _write(new, settings, comparison))
     observer = observer or Observer()
     observer.started(0, first.total)
     try:
         for t in range(first.total):
-            for learner, trace in zip(learners, traces, strict=True):
+            for learner, trace, progress in zip(learners, traces, progresses, strict=True):
                 batch = _step(learner, trace.name, t)
+                progress.take(batch)
                 trace.losses.append(batch.loss)
                 if learner is first:
                     observer.stepped(batch)
             comparison.lrs.append(float(first.optimizer.param_groups[0]["lr"]))
             _measure(learners, shadows, traces)
             if (t + 1) % first.per_epoch == 0:
-                observer.compared_epoch((t + 1) // first.per_epoch, settings.epochs)
-        for learner, trace in zip(learners, traces, strict=True):
-            trace.score = learner.evaluate()
+                compared = list(map(_finish_epoch, learners, progresses, traces))
+                observer.compared_epoch(settings.epochs, compared)
+        for trace, one in zip(traces, compared, strict=True):
+            trace.score = Score(one.metrics.test_loss, one.metrics.test_accuracy)
     finally:
-        folder.begin(lambda new: _write(new, settings, comparison))
+        _write(folder, settings, comparison)
     return comparison
 
 
@@ -170,6 +178,11 @@ def _step(learner: Learner, name: str, t: int) -> Batch:
         raise DivergedError(f"{name}: {error}") from error
 
 
+def _finish_epoch(learner: Learner, progress: Progress, trace: Trace) -> ComparedEpoch:
+    metrics = finish_epoch(learner, progress)
+    return ComparedEpoch(trace.name, metrics, trace.distances[-1], trace.predicted[-1])
+
+
 def _measure(learners: list[Learner], shadows: list[_Shadow], traces: list[Trace]) -> None:
     gradients = [p.grad for p in learners[0].model.parameters()]
     for shadow in shadows:
@@ -194,14 +207,8 @@ def _flat(params: Iterable[Tensor]) -> Tensor:
 
 
 def _settings_of(settings: Settings, name: str) -> Settings:
-    convention, _, option = name.partition(":")
-    if name != convention and option != "nesterov":
-        raise InvalidValueError.of(
-            "conventions", "a name, or a name with ':nesterov'", name, "as in torch:nesterov"
-        )
-    return replace(
-        settings, convention=convention, nesterov=settings.nesterov or option == "nesterov"
-    )
+    convention, nesterov = parse_rule(name)
+    return replace(settings, convention=convention, nesterov=settings.nesterov or nesterov)
 
 
 def _drops(settings: Settings, total: int) -> list[int]:

@@ -52,7 +52,7 @@ class RunFolder:
     """Where a run keeps its files.
 
     A training run has `config.json`, `metrics.csv`, `curves.png` and `checkpoint.pt`, a comparison
-    `config.json`, `compare.csv` and `compare.png`.
+    `config.json`, `compare.csv` and `compare.png`; either may have event files of TensorBoard.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,6 +63,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
         self.compare_csv = path / "compare.csv"
         self.compare_png = path / "compare.png"
+        self.tensorboard = path / "tensorboard"
 
     def refuse_existing(self, *, overwrite: bool) -> None:
         """Refuse a place that is taken.
@@ -78,14 +79,13 @@ class RunFolder:
             if self.path.exists() and not self.path.is_dir():
                 raise FileError.of("out", "a folder", str(self.path), "choose another place")
             held = sorted(self.path.iterdir()) if self.path.is_dir() else []
-            own = self._own_files() if held else []
+            foreign = self._foreign(held)
         if held and not overwrite:
             raise FileError(
                 f"{self.path} holds something already; go on with a run by --resume "
                 f"{shlex.quote(str(self.path))}, replace it with --overwrite, or choose another "
                 "--out"
             )
-        foreign = [file for file in held if file not in own or not file.is_file()]
         if foreign:
             raise FileError(
                 f"{self.path} holds {foreign[0].name}, which no run wrote; "
@@ -195,6 +195,19 @@ class RunFolder:
                 f"{self.metrics} is damaged ({error}); start a new run with --overwrite"
             ) from error
 
+    def _foreign(self, held: list[Path]) -> list[Path]:
+        """Return what no run wrote, of what the folder holds."""
+        own = self._own_files() if held else []
+        below = sorted(self.tensorboard.rglob("*"))
+        return [file for file in held if not self._is_own(file, own)] + [
+            file for file in below if not _is_event_file(file)
+        ]
+
+    def _is_own(self, file: Path, own: Sequence[Path]) -> bool:
+        if file == self.tensorboard:
+            return file.is_dir() and not file.is_symlink()
+        return file in own and file.is_file()
+
     def _own_files(self) -> list[Path]:
         files = [
             self.config,
@@ -205,6 +218,11 @@ class RunFolder:
             self.compare_png,
         ]
         return files + [left for file in files for left in unfinished(file)]
+
+
+def _is_event_file(file: Path) -> bool:
+    """Whether TensorBoard's writer made it: event files, in folders of their own."""
+    return file.is_dir() or file.name.startswith("events.out.tfevents.")
 
 
 @contextmanager

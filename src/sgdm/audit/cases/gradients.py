@@ -47,6 +47,17 @@ def a_first_gradient_may_be_late(make: Callable[..., Any], more: Mapping[str, An
     assert same, f"the first step moves by {first:g}, and by {late:g} if it comes late"
 
 
+def an_early_gradient_waits_for_none(make: Callable[..., Any], more: Mapping[str, Any]) -> None:
+    p, other, q = (torch.nn.Parameter(torch.full((4, 4), 1e-3)) for _ in range(3))
+    beside, alone = make([p, other], **more), make([q], **more)
+    for _ in range(3):
+        p.grad, q.grad = (torch.full((4, 4), 0.1) for _ in range(2))
+        beside.step()
+        alone.step()
+    a, b = (x[0, 0].item() for x in (p, q))
+    assert torch.allclose(p, q), f"beside one without gradient it goes to {a:g}, alone to {b:g}"
+
+
 def a_late_first_step_is_a_first_step(make: Callable[..., Any]) -> None:
     """With dampening the first step of many rules is not like the others."""
     p, q = (torch.nn.Parameter(torch.ones(4, 4)) for _ in range(2))
@@ -104,14 +115,14 @@ def others_go_on_while_grad_is_none(make: Callable[..., Any], more: Mapping[str,
 def a_zero_gradient_is_a_gradient(make: Callable[..., Any]) -> None:
     """What rests where single elements are zero does so by design, and is left alone."""
     moved: list[float] = []
-    for other in (1.0, 0.0):
-        p = torch.nn.Parameter(torch.zeros(1, 2))
+    for x in (1.0, 0.0):
+        p = torch.nn.Parameter(torch.zeros(1, 4))
         optimizer = make([p], momentum=0.9)
-        for g in ([1.0, 1.0], [other, 0.0]):
+        for g in ([1.0, -1.0, 1.0, -1.0], [x, -x, 0.0, 0.0]):
             before = p.detach().clone()
             p.grad = torch.tensor([g])
             optimizer.step()
-        moved.append((p - before)[0, 1].abs().item())
+        moved.append((p - before)[0, 3].abs().item())
     assert moved[1] or not moved[0], "momentum does not go on when the whole gradient is zero"
 
 
@@ -141,6 +152,15 @@ CASES = (
     Case(
         defect="a late first gradient is mishandled",
         body=a_first_gradient_may_be_late,
+        settings=(
+            {"more": {}},
+            {"more": {"momentum": 0.9}},
+        ),
+        torch_only=True,
+    ),
+    Case(
+        defect="a parameter steps otherwise until the others have a gradient",
+        body=an_early_gradient_waits_for_none,
         settings=(
             {"more": {}},
             {"more": {"momentum": 0.9}},

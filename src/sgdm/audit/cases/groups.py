@@ -1,24 +1,26 @@
 """Parameters and groups of one optimizer do not touch each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from sgdm.audit.case import Case
+from sgdm.audit.cases.changes import WITH_CHANGES
 
 __all__ = ["CASES"]
 
 
 def groups_keep_their_settings(
-    make: Callable[..., Any], name: str, values: Sequence[float]
+    make: Callable[..., Any], name: str, values: Sequence[float], more: Mapping[str, Any]
 ) -> None:
-    ps, qs = ([torch.nn.Parameter(torch.ones(5)) for _ in range(2)] for _ in range(2))
-    together = make([{"params": [p], name: value} for p, value in zip(ps, values, strict=True)])
-    alone = [make([q], **{name: value}) for q, value in zip(qs, values, strict=True)]
+    """The gradients' norm stays below 1, in case the subject clips it."""
+    ps, qs = ([torch.nn.Parameter(torch.ones(2)) for _ in range(2)] for _ in range(2))
+    together = make([{"params": [p], name: v} for p, v in zip(ps, values, strict=True)], **more)
+    alone = [make([q], **{name: v}, **more) for q, v in zip(qs, values, strict=True)]
     for step in range(3):
         for p in ps + qs:
-            p.grad = torch.full_like(p, step + 1.0)
+            p.grad = torch.full_like(p, (step + 1) / 10)
         for optimizer in (together, *alone):
             optimizer.step()
     same = [torch.allclose(p, q) for p, q in zip(ps, qs, strict=True)]
@@ -26,27 +28,30 @@ def groups_keep_their_settings(
 
 
 def later_group_starts_afresh(make: Callable[..., Any], changes: dict[str, Any]) -> None:
-    p, q, r = (torch.nn.Parameter(torch.ones(5)) for _ in range(3))
+    """The gradients' norm stays below 1, in case the subject clips it."""
+    p, q, r = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
     a, b = make([p], **changes), make([r], **changes)
-    p.grad = torch.ones(5)
+    p.grad = torch.full((2,), 0.1)
     a.step()
     a.add_param_group({"params": [q], **changes})
     for step in range(3):
-        p.grad, q.grad, r.grad = (torch.full((5,), step + 1.0) for _ in range(3))
+        p.grad, q.grad, r.grad = (torch.full((2,), (step + 1) / 10) for _ in range(3))
         a.step()
         b.step()
     assert torch.allclose(q, r), f"added later, a group ends at {q[0]:.9g}, alone at {r[0]:.9g}"
 
 
 def kinds_share_a_group(make: Callable[..., Any], kinds: Sequence[dict[str, Any]]) -> None:
-    ps, qs = ([torch.nn.Parameter(torch.ones(5, **kind)) for kind in kinds] for _ in range(2))
-    optimizers = [make(ps), *(make([q]) for q in qs)]
+    """Gradients of a norm below 1; who rounds at random steps otherwise each time alone, too."""
+    start = [torch.full((50,), 1e-3, **kind) for kind in kinds]
+    ps, qs, rs = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(3))
+    optimizers = [make(ps), *(make([q]) for q in qs + rs)]
     for step in range(3):
-        for p in ps + qs:
-            p.grad = torch.full_like(p, step + 1.0)
+        for p in ps + qs + rs:
+            p.grad = torch.full_like(p, (step + 1) / 100)
         for optimizer in optimizers:
             optimizer.step()
-    same = [torch.allclose(p, q) for p, q in zip(ps, qs, strict=True)]
+    same = [torch.allclose(p, q) or not q.equal(r) for p, q, r in zip(ps, qs, rs, strict=True)]
     assert all(same), f"in one group with others, {kinds[same.index(False)]} is stepped otherwise"
 
 
@@ -76,9 +81,6 @@ def order_does_not_matter(make: Callable[..., Any], changes: dict[str, Any]) -> 
     assert all(map(torch.equal, ps, qs)), "in another order, parameters are stepped otherwise"
 
 
-_WITH_CHANGES = tuple(
-    {"changes": c} for c in ({}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.1})
-)
 _DTYPES = (
     (torch.float32, torch.float64),
     (torch.float32, torch.bfloat16),
@@ -96,10 +98,12 @@ CASES = (
         defect="a group is stepped by another's settings",
         body=groups_keep_their_settings,
         settings=(
-            {"name": "lr", "values": (0.1, 0.01)},
-            {"name": "weight_decay", "values": (0.1, 0.0)},
-            {"name": "momentum", "values": (0.9, 0.5)},
-            {"name": "momentum", "values": (0.0, 0.9)},
+            {"name": "lr", "values": (0.1, 0.01), "more": {}},
+            {"name": "weight_decay", "values": (0.1, 0.0), "more": {}},
+            {"name": "momentum", "values": (0.9, 0.5), "more": {}},
+            {"name": "momentum", "values": (0.0, 0.9), "more": {}},
+            {"name": "nesterov", "values": (False, True), "more": {"momentum": 0.9}},
+            {"name": "dampening", "values": (0.0, 0.5), "more": {"momentum": 0.9}},
         ),
         torch_only=True,
         may_refuse=True,
@@ -107,7 +111,7 @@ CASES = (
     Case(
         defect="a group added later is stepped otherwise",
         body=later_group_starts_afresh,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
         torch_only=True,
     ),
     Case(
@@ -119,11 +123,11 @@ CASES = (
     Case(
         defect="the result depends on the grouping",
         body=grouping_does_not_matter,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
     ),
     Case(
         defect="the result depends on the order of the parameters",
         body=order_does_not_matter,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
     ),
 )

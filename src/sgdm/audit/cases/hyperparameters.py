@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sgdm.audit.case import Case
+from sgdm.audit.cases.changes import LRS
 
 __all__ = ["CASES"]
 
@@ -13,14 +14,16 @@ __all__ = ["CASES"]
 def keywords_have_an_effect(
     make: Callable[..., Any], keyword: str, values: tuple[float, float], more: Mapping[str, Any]
 ) -> None:
-    gradients = torch.randn(4, 5, 10)
-    p, q = (torch.nn.Parameter(torch.logspace(-6, 0, 50).view(5, 10)) for _ in range(2))
+    """Where steps are so small that decay is lost in rounding, nothing is said."""
+    start, gradients = torch.logspace(-6, 0, 50).view(5, 10), torch.randn(4, 5, 10)
+    p, q = (torch.nn.Parameter(start.clone()) for _ in range(2))
     for x, value in zip((p, q), values, strict=True):
         optimizer = make([x], **{keyword: value}, **more)
         for g in gradients:
             x.grad = g.clone()
             optimizer.step()
-    assert not torch.equal(p, q), f"{keyword} {values[0]} and {values[1]} make the same four steps"
+    same = torch.equal(p, q) and (p - start).abs().max() > 1e-6
+    assert not same, f"{keyword} {values[0]} and {values[1]} make the same four steps"
 
 
 def nesterov_has_an_effect(make: Callable[..., Any]) -> None:
@@ -33,7 +36,7 @@ def nesterov_has_an_effect(make: Callable[..., Any]) -> None:
             before, p.grad = p.detach().clone(), torch.full_like(p, g)
             optimizer.step()
             moved.append(torch.dist(p, before).item())
-    plain = abs(moved[1] - 0.9 * moved[0]) <= 0.05 * moved[0]
+    plain = abs(moved[1] - 0.9 * moved[0]) < 0.05 * moved[0]
     assert moved[:2] != moved[2:] or not plain, "nesterov=True makes the steps of plain momentum"
 
 
@@ -87,7 +90,7 @@ def a_change_of_lr_is_heeded(make: Callable[..., Any]) -> None:
         optimizer = make([x], lr=0.1)
         for now in (0.1, lr, lr):
             optimizer.param_groups[0]["lr"] = now
-            x.grad = torch.ones_like(x)
+            x.grad = torch.arange(16.0).sin().view(4, 4)
             optimizer.step()
     assert not torch.equal(p, q), "after a step, 0.01 in place of 0.1 as lr changes nothing"
 
@@ -100,7 +103,7 @@ def a_tensor_lr_is_heeded(make: Callable[..., Any]) -> None:
         kept = torch.is_tensor(optimizer.param_groups[0]["lr"])
         for change in (1.0, factor):
             torch.as_tensor(optimizer.param_groups[0]["lr"]).mul_(change)
-            x.grad = torch.ones_like(x)
+            x.grad = torch.arange(16.0).sin().view(4, 4)
             optimizer.step()
     assert not (kept and torch.equal(p, q)), "a tensor lr, changed in place, is not heeded"
 
@@ -131,19 +134,25 @@ def momentum_may_change(make: Callable[..., Any], momenta: tuple[float, ...]) ->
             x.grad = torch.arange(16.0).add(step).sin().view(4, 4)
             optimizer.step()
     a, b = (torch.dist(x, torch.zeros(4, 4)).item() for x in (p, q))
-    assert not known or (a != b and b <= 10 * a), f"0.9 moves by {a:g}, {momenta} by {b:g}"
+    assert not (known and a) or (a != b and b <= 10 * a), f"0.9 moves {a:g}, {momenta} {b:g} far"
 
+
+_KEYWORDS: tuple[tuple[str, tuple[float, float], dict[str, float]], ...] = (
+    ("momentum", (0.5, 0.9), {}),
+    ("weight_decay", (0.0, 0.5), {}),
+    ("weight_decay", (0.0, 0.5), {"momentum": 0.0}),
+    ("weight_decay", (0.0, 0.5), {"momentum": 0.9}),
+    ("dampening", (0.0, 0.5), {"momentum": 0.9}),
+)
 
 CASES = (
     Case(
         defect="a keyword is accepted and ignored",
         body=keywords_have_an_effect,
-        settings=(
-            {"keyword": "momentum", "values": (0.5, 0.9), "more": {}},
-            {"keyword": "weight_decay", "values": (0.0, 0.5), "more": {}},
-            {"keyword": "weight_decay", "values": (0.0, 0.5), "more": {"momentum": 0.0}},
-            {"keyword": "weight_decay", "values": (0.0, 0.5), "more": {"momentum": 0.9}},
-            {"keyword": "dampening", "values": (0.0, 0.5), "more": {"momentum": 0.9}},
+        settings=tuple(
+            {"keyword": keyword, "values": values, "more": lr | more}
+            for lr in LRS
+            for keyword, values, more in _KEYWORDS
         ),
     ),
     Case(
@@ -197,7 +206,7 @@ CASES = (
         body=momentum_may_change,
         settings=(
             {"momenta": (0.9, 0.9, 0.0, 0.0, 0.9, 0.9)},
-            {"momenta": (0.0, 0.0, 0.9, 0.9, 0.9, 0.9)},
+            {"momenta": (0.0, 0.0, 0.0, 0.0, 0.9, 0.9)},
         ),
         needs=("momentum",),
         torch_only=True,

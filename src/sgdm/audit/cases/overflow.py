@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sgdm.audit.case import Case
+from sgdm.audit.cases.changes import CHANGES
 from sgdm.audit.isolated import isolated
 
 __all__ = ["CASES"]
@@ -41,19 +42,13 @@ def memory_is_initialised(make: Callable[..., Any], n: int, changes: dict[str, A
         assert found == 0, f"step {step + 1} put uninitialised memory into {found} of {n} elements"
 
 
-_CHANGES: tuple[dict[str, float], ...] = (
-    {},
-    {"momentum": 0.9},
-    {"momentum": 0.9, "weight_decay": 0.1},
-)
-
 CASES = (
     Case(
         defect="a step that overflowed changes something",
         body=overflow_changes_nothing,
         settings=tuple(
             {"gradients": gradients, "changes": c}
-            for c in _CHANGES
+            for c in CHANGES
             for gradients in ([1e39, 1, 2, 3], [1, 1e39, 2, 3], [1, 2, 1e39, 3])
         ),
         torch_only=True,
@@ -61,6 +56,6 @@ CASES = (
     Case(
         defect="uninitialised memory is used",
         body=memory_is_initialised,
-        settings=tuple({"n": n, "changes": c} for c in _CHANGES for n in (1, 64, 1000)),
+        settings=tuple({"n": n, "changes": c} for c in CHANGES for n in (1, 64, 1000)),
     ),
 )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sgdm.audit.case import Case
+from sgdm.audit.cases.changes import CHANGES, WITH_CHANGES
 
 __all__ = ["CASES"]
 
@@ -127,18 +128,11 @@ def state_keeps_its_dtype(
         assert was == now, f"{key} of a parameter in {dtype} was {was}; loaded, it is {now}"
 
 
-_CHANGES: tuple[dict[str, float], ...] = (
-    {},
-    {"momentum": 0.9},
-    {"momentum": 0.9, "weight_decay": 0.1},
-)
-_WITH_CHANGES = tuple({"changes": changes} for changes in _CHANGES)
-
 CASES = (
     Case(
         defect="a resumed run is another one",
         body=resumed_run_goes_on,
-        settings=tuple({"k": k, "changes": c} for c in _CHANGES for k in (0, 1, 2, 5)),
+        settings=tuple({"k": k, "changes": c} for c in CHANGES for k in (0, 1, 2, 5)),
         torch_only=True,
     ),
     Case(
@@ -150,7 +144,7 @@ CASES = (
     Case(
         defect="the state dict cannot be saved, or loaded again by torch.load",
         body=state_dict_can_be_saved,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
         torch_only=True,
     ),
     Case(
@@ -164,26 +158,26 @@ CASES = (
     Case(
         defect="loading changes the state dict",
         body=loading_leaves_the_dict,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
         torch_only=True,
     ),
     Case(
         defect="a loaded state is shared with the optimizer it came from",
         body=loaded_state_is_a_copy,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
         torch_only=True,
         note=True,
     ),
     Case(
         defect="a deep copy of the model and its optimizer goes on otherwise",
         body=deepcopy_goes_on,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
         torch_only=True,
     ),
     Case(
         defect="a pickled model and optimizer go on otherwise",
         body=pickle_goes_on,
-        settings=_WITH_CHANGES,
+        settings=WITH_CHANGES,
         torch_only=True,
     ),
     Case(
@@ -191,7 +185,7 @@ CASES = (
         body=state_keeps_its_dtype,
         settings=tuple(
             {"dtype": dtype, "changes": c}
-            for c in _CHANGES
+            for c in CHANGES
             for dtype in (torch.float32, torch.bfloat16, torch.float16)
         ),
         torch_only=True,
