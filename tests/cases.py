@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import reference
 from reference import Literal
 from sgdm import Convention, Hyperparameters, get_convention, list_conventions
+from sgdm.convention import DESCRIPTION
 
 
 class Case(NamedTuple):
@@ -66,19 +67,7 @@ CASES = (
 )
 
 # What a row says of itself and checks, and not what its steps are.
-_BESIDE = {
-    "name",
-    "title",
-    "aliases",
-    "equations",
-    "versions",
-    "source",
-    "quirks",
-    "proof",
-    "nesterov",
-    "nesterov_check",
-    "sparse",
-}
+_BESIDE = {*DESCRIPTION, "nesterov", "nesterov_check", "sparse"}
 
 
 def variants(row: Convention) -> Iterator[Case]:

@@ -937,7 +937,7 @@ def test_a_file_that_is_none(tmp_path):
         with pytest.raises(FileError) as caught:
             read_all(path)
         assert str(caught.value) == (
-            f"{path}: file: it cannot be read ({reason}); give a file that can"
+            f"{path}: file: cannot be opened ({reason}); give a file of flax's"
         )
 
 

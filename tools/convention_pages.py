@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sgdm import Convention, get_convention, list_conventions
+from sgdm.convention import DESCRIPTION
 from sgdm.equations import step_equations
 from sgdm.frameworks import classic, current, papers, pytorch, seed, tensorflow_jax
 from sgdm.identity import Fingerprint, Side, fingerprint, verdict
@@ -121,17 +122,6 @@ FAMILIES = (
     ),
 )
 PAGE_OF = {row.name: family.page for family in FAMILIES for row in family.rows}
-ABOUT = (
-    "name",
-    "title",
-    "aliases",
-    "equations",
-    "versions",
-    "source",
-    "quirks",
-    "proof",
-    "obstacle",
-)
 PROOF = {
     "transcribed": "equal to the published update, written down literally",
     "none": "none; it is not run",
@@ -165,7 +155,7 @@ def pairs() -> str:
 def conventions() -> str:
     """Return the page of the axes and of the table."""
     lines = [CONVENTIONS + "| field | values |", "|---|---|"]
-    lines += [f"| `{name}` | {text} |" for name, text in axes_in_words() if name not in ABOUT]
+    lines += [f"| `{name}` | {text} |" for name, text in axes_in_words() if name not in DESCRIPTION]
     titles = ["name", "what", *AXES, "proof"]
     lines += [TABLE, f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in list_conventions():
@@ -226,7 +216,7 @@ def running(row: Convention) -> Iterator[str]:
     apart = [
         f"`{field.name}={getattr(row, field.name)!r}`"
         for field in fields(row)
-        if field.name not in ABOUT and getattr(row, field.name) != getattr(torch, field.name)
+        if field.name not in DESCRIPTION and getattr(row, field.name) != getattr(torch, field.name)
     ]
     if row != torch:
         same = "It stands where `torch` does on every axis."

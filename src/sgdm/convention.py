@@ -11,7 +11,20 @@ from typing import Literal, NamedTuple, get_args, get_origin
 
 from sgdm.errors import InvalidValueError
 
-__all__ = ["Convention", "WeightDecayMode", "with_momentum_correction"]
+__all__ = ["DESCRIPTION", "Convention", "WeightDecayMode", "with_momentum_correction"]
+
+# The fields in which a row speaks of itself; all others are axes.
+DESCRIPTION = (
+    "name",
+    "title",
+    "aliases",
+    "equations",
+    "versions",
+    "source",
+    "quirks",
+    "proof",
+    "obstacle",
+)
 
 WeightDecayMode = Literal["coupled", "lr", "lr/lr0", "lr^2/lr0", "absolute"]
 

@@ -8,6 +8,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -99,10 +100,7 @@ def run_case(
 
 def script(case: Case, subject: Subject, setting: Mapping[str, Any]) -> str:
     """Return a program that shows the failure: it raises what the case raised."""
-    source = textwrap.dedent(inspect.getsource(case.body))
-    body = textwrap.dedent(source[source.index(") -> None:\n") + len(") -> None:\n") :])
-    if body.startswith('"""'):
-        body = body[body.index('"""', 3) + 3 :].lstrip("\n")
+    body = _source(case.body)
     lines = ["import torch", *subject.setup()]
     if "torch.rand" in body:
         lines.append("torch.manual_seed(0)")
@@ -110,3 +108,13 @@ def script(case: Case, subject: Subject, setting: Mapping[str, Any]) -> str:
         names, values = ", ".join(setting), ", ".join(map(repr, setting.values()))
         lines.append(f"{names} = {values}")
     return "\n".join([*lines, body])
+
+
+@cache  # a script is made for every setting that is tried
+def _source(body: Callable[..., None]) -> str:
+    """Return the statements of a function, without its docstring."""
+    source = textwrap.dedent(inspect.getsource(body))
+    statements = textwrap.dedent(source[source.index(") -> None:\n") + len(") -> None:\n") :])
+    if statements.startswith('"""'):
+        statements = statements[statements.index('"""', 3) + 3 :].lstrip("\n")
+    return statements

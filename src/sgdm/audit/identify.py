@@ -1,7 +1,7 @@
 """Which rules of the table do what was seen, in every probe."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from math import inf, isfinite
 from typing import Any, NamedTuple, get_args
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 from sgdm.audit.observe import Observations, Path
 from sgdm.audit.probes import Probe, Vector
 from sgdm.audit.traits import Traits
-from sgdm.convention import Convention, WeightDecayMode
+from sgdm.convention import DESCRIPTION, Convention, WeightDecayMode
 from sgdm.errors import SgdmError
 from sgdm.frameworks import list_conventions
 from sgdm.hyperparameters import Hyperparameters
@@ -112,7 +112,7 @@ class _Look:
         self._limits = {
             path.probe.name: _ALIKE[eps < 1e-10] + _rounding(path, eps) for path in paths
         }
-        self._gaps: dict[tuple[Candidate, str], float] = {}
+        self._gaps: dict[tuple[object, ...], float] = {}
 
     def alike(self, paths: Sequence[Path]) -> tuple[Fit, ...]:
         """Return the candidates that do what these paths show, with another decay if need be."""
@@ -146,8 +146,8 @@ class _Look:
         return Fit(candidate, max(gaps.values()), alike, other)
 
     def _gap(self, candidate: Candidate, path: Path) -> float:
-        where = replace(candidate, convention=_place(candidate.convention))
-        key = (where, path.probe.name)
+        axes = _axes(candidate.convention)
+        key = (axes, candidate.weight_decay_mode, candidate.nesterov, path.probe.name)
         if key not in self._gaps:
             self._gaps[key] = gap(candidate, path, self._known)
         return self._gaps[key]
@@ -240,18 +240,7 @@ def _candidates(known: Mapping[str, Any], mode: WeightDecayMode | None) -> list[
 
 
 @cache
-def _place(row: Convention) -> Convention:
-    """Return the rule without what it says of itself: many frameworks have the same."""
-    return replace(
-        row,
-        name="rule",
-        title="",
-        aliases=(),
-        nesterov_check=False,
-        sparse=False,
-        equations=(),
-        versions="",
-        source="",
-        quirks=(),
-        proof="none",
-    )
+def _axes(row: Convention) -> tuple[object, ...]:
+    """Return where a rule stands on the axes that steps show; many stand in one place."""
+    unseen = {*DESCRIPTION, "nesterov_check", "sparse"}
+    return tuple(getattr(row, field.name) for field in fields(row) if field.name not in unseen)

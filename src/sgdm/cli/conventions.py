@@ -7,23 +7,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sgdm.convention import Convention
+from sgdm.convention import DESCRIPTION, Convention
 from sgdm.equations import step_equations
 from sgdm.frameworks import get_convention, list_conventions
 
 __all__ = ["conventions"]
 
-_SHOWN_APART = (
-    "name",
-    "aliases",
-    "title",
-    "equations",
-    "quirks",
-    "obstacle",
-    "versions",
-    "source",
-    "proof",
-)
 _PROOF = {
     "recorded": "equal to recorded trajectories of the real thing",
     "transcribed": "equal to the published update, written down literally",
@@ -64,7 +53,7 @@ def _show(console: Console, row: Convention) -> None:
         console.print(f"Not run by SGD: {row.obstacle}\n")
     axes = Table(show_header=False, box=None)
     for field in fields(row):
-        if field.name not in _SHOWN_APART:
+        if field.name not in DESCRIPTION:
             axes.add_row(field.name, str(getattr(row, field.name)))
     console.print(axes)
     for quirk in row.quirks:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sgdm.convert.checkpoint import Checkpoint, Slot, broken, listed
-from sgdm.convert.files.optax.flax_file import FlaxFile, layout_of, opened
+from sgdm.convert.files.optax.flax_file import FlaxFile, layout_of, open_flax
 from sgdm.convert.files.optax.injected import Injected
 from sgdm.convert.files.optax.reader import Array
 from sgdm.convert.files.optax.rule import check_rule, unsaid
@@ -48,8 +48,8 @@ def read(path: Path, weights: Path | None = None) -> Generator[Checkpoint]:
         FileError: If a file is broken, or of another rule than SGD with momentum.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(opened(path))
-        held_by = file if weights is None else stack.enter_context(opened(weights, bare=True))
+        file = stack.enter_context(open_flax(path))
+        held_by = file if weights is None else stack.enter_context(open_flax(weights, bare=True))
         yield _checkpoint(file, held_by)
 
 
@@ -77,12 +77,12 @@ def prepare(path: Path, checkpoint: Checkpoint, template: Path | None = None) ->
         if still := [slot.name for slot in checkpoint.slots if not slot.stepped]:
             checkpoint.remarks.append(f"not stepped, and among the params: {listed(still)}")
         return lambda: write_atomically(path, lambda file: write_content(file, content))
-    with opened(template) as source:
+    with open_flax(template) as source:
         patches = [patch_of(*it) for it in replacements(source, checkpoint)]
         checkpoint.remarks += not_held(checkpoint, source.state.hyperparameters.keys())
 
     def write() -> None:
-        with opened(template) as source:
+        with open_flax(template) as source:
             write_atomically(path, lambda file: write_patched(file, source.file, template, patches))
 
     return write

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sgdm.convert.checkpoint import Stored, broken
+from sgdm.convert.checkpoint import Stored, opened
 from sgdm.convert.files.optax.reader import Array, index, read_array
 from sgdm.convert.files.optax.train_state import Placed, find_train_state, leaves
 from sgdm.convert.layout import Layout, shape_in_torch, to_torch
 
-__all__ = ["FlaxFile", "layout_of", "opened"]
+__all__ = ["FlaxFile", "layout_of", "open_flax"]
 
 
 def layout_of(name: str) -> Layout:
@@ -60,7 +60,7 @@ class FlaxFile:
 
 
 @contextmanager
-def opened(path: Path, *, bare: bool = False) -> Generator[FlaxFile]:
+def open_flax(path: Path, *, bare: bool = False) -> Generator[FlaxFile]:
     """Open a file.
 
     Args:
@@ -70,10 +70,5 @@ def opened(path: Path, *, bare: bool = False) -> Generator[FlaxFile]:
     Raises:
         FileError: If it cannot be read, or is not what flax writes.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        problem = f"it cannot be read ({error.strerror})"
-        raise broken(path, "file", problem, "give a file that can") from error
-    with file:
+    with opened(path, "a file of flax's") as file:
         yield FlaxFile(path, file, bare=bare)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sgdm.convert.checkpoint import Checkpoint, Slot, Stored, broken, zeros
 from sgdm.convert.files.sklearn.arrays import Array
-from sgdm.convert.files.sklearn.network import Network, opened
+from sgdm.convert.files.sklearn.network import Network, open_network
 from sgdm.convert.files.sklearn.settings import check_settings
 from sgdm.convert.layout import described, from_torch, shape_in_torch
 from sgdm.convert.raw import Patch, in_order, size_in_bytes, write_patched, write_tensor
@@ -36,7 +36,7 @@ def read(path: Path, weights: Path | None = None) -> Generator[Checkpoint]:
         raise broken(
             weights, "weights", "an estimator's pickle holds its own parameters", "leave them out"
         )
-    with opened(path) as network:
+    with open_network(path) as network:
         yield Checkpoint(
             convention=_CONVENTION,
             slots=[
@@ -71,13 +71,13 @@ def prepare(path: Path, checkpoint: Checkpoint, template: Path | None = None) ->
             "there is none, and a pickle holds a whole estimator, which a checkpoint does not know",
             "give a pickle of the same network after one partial_fit",
         )
-    with opened(template) as network:
+    with open_network(template) as network:
         check_settings(network, checkpoint)
         checkpoint.remarks += [f"of the template: {remark}" for remark in network.remarks]
         patches = in_order(template, _patches(network, checkpoint))
 
     def write() -> None:
-        with opened(template) as network:
+        with open_network(template) as network:
             write_atomically(
                 path, lambda file: write_patched(file, network.file, template, patches)
             )

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from sgdm.convert.checkpoint import Stored, broken
+from sgdm.convert.checkpoint import Stored, broken, opened
 from sgdm.convert.files.sklearn.arrays import Array, array_of, number_of
 from sgdm.convert.files.sklearn.records import from_pickle
 from sgdm.convert.inert_pickle import Inert
@@ -19,7 +19,7 @@ from sgdm.convert.not_understood import NotUnderstood
 from sgdm.convert.raw import read_tensor
 from sgdm.errors import FileError
 
-__all__ = ["Network", "opened"]
+__all__ = ["Network", "open_network"]
 
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
@@ -63,18 +63,13 @@ class Network:
 
 
 @contextmanager
-def opened(path: Path) -> Generator[Network]:
+def open_network(path: Path) -> Generator[Network]:
     """Open a pickled estimator and read all but its arrays.
 
     Raises:
         FileError: If it cannot be read, or holds something else.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        problem = f"cannot be opened ({error.strerror})"
-        raise broken(path, "file", problem, "give a pickled estimator") from error
-    with file:
+    with opened(path, "a pickled estimator") as file:
         place = "pickle"
         try:
             attributes = _attributes(from_pickle(file))
