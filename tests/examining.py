@@ -98,13 +98,6 @@ def planted_failures(examined):
     return {name: seen for name, seen in found.items() if name not in OF_CLEAN}
 
 
-def longest_script(cases):
-    """How many lines the longest script of these cases has."""
-    examined = subject(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1)
-    scripts = [script(case, examined, setting) for case in cases for setting in case.settings]
-    return max(len(text.strip().splitlines()) for text in scripts)
-
-
 def script_failure(name, examined, failed):
     """What the script of a failed case ends with.
 

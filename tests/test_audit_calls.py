@@ -7,7 +7,6 @@ from examining import (
     CASE,
     CLEAN,
     accusations,
-    longest_script,
     planted_failures,
     script_failure,
     subject,
@@ -122,7 +121,3 @@ def test_the_number_of_threads_is_put_back():
     before = torch.get_num_threads()
     accusations(subject(LeavesARest, lr=0.1), CASES)
     assert torch.get_num_threads() == before
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

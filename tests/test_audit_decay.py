@@ -5,7 +5,7 @@ import torch
 
 import sgdm
 from clean_sgd import CleanSGD
-from examining import accusations, failures, longest_script, script_failure, subject, texts
+from examining import accusations, failures, script_failure, subject, texts
 from sgdm.audit.cases.decay import CASES
 from stepping import STEP_CASES, false_accusations
 
@@ -116,7 +116,3 @@ def test_decoupled_decay_of_adamw_is_known():
 
 def test_nobody_is_accused_falsely():
     assert false_accusations(CASES) == {}
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

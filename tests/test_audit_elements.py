@@ -8,7 +8,6 @@ from examining import (
     CASE,
     accusations,
     failures,
-    longest_script,
     script_failure,
     subject,
     texts,
@@ -212,7 +211,3 @@ def test_decay_that_16_bits_do_not_have_is_caught():
 
 def test_nobody_is_accused_falsely():
     assert false_accusations(CASES) == {}
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

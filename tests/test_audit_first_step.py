@@ -3,7 +3,7 @@
 import torch
 
 from clean_sgd import CleanSGD
-from examining import accusations, failures, longest_script, script_failure, subject, texts
+from examining import accusations, failures, script_failure, subject, texts
 from sgdm.audit.cases.first_step import CASES
 from stepping import STEP_CASES, false_accusations
 
@@ -74,7 +74,3 @@ def test_the_end_of_a_long_list_that_does_not_step_is_caught():
 
 def test_nobody_is_accused_falsely():
     assert false_accusations(CASES) == {}
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clean_sgd import CleanSGD
-from examining import accusations, failures, longest_script, script_failure, subject, texts
+from examining import accusations, failures, script_failure, subject, texts
 from sgdm.audit.cases.gradients import CASES
 from stepping import STEP_CASES, false_accusations
 
@@ -191,7 +191,3 @@ def test_fused_sgd_of_torch():
 
 def test_nobody_is_accused_falsely():
     assert false_accusations(CASES) == {}
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

@@ -7,7 +7,6 @@ from examining import (
     CASE,
     CLEAN,
     accusations,
-    longest_script,
     planted_failures,
     script_failure,
     subject,
@@ -92,7 +91,3 @@ def test_what_is_refused_is_not_accused():
 @pytest.mark.parametrize("clean", CLEAN, ids=titles(CLEAN))
 def test_nobody_is_accused_falsely(clean):
     assert accusations(clean, CASES) == {}
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clean_sgd import CleanSGD
-from examining import accusations, failures, longest_script, script_failure, subject, texts
+from examining import accusations, failures, script_failure, subject, texts
 from sgdm.audit.cases.hyperparameters import CASES
 from stepping import STEP_CASES, false_accusations
 
@@ -164,7 +164,3 @@ def test_momentum_that_has_no_buffer_later_is_caught():
 
 def test_nobody_is_accused_falsely():
     assert false_accusations(CASES) == {}
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

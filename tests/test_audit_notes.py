@@ -11,7 +11,6 @@ from examining import (
     SETTINGS,
     accusations,
     failures,
-    longest_script,
     planted_failures,
     script_failure,
     subject,
@@ -78,7 +77,3 @@ def test_a_stall_is_found_in_a_few_hundred_steps():
 
 def test_they_are_notes():
     assert all(case.note for case in CASES)
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

@@ -7,7 +7,6 @@ from examining import (
     CLEAN,
     accusations,
     failures,
-    longest_script,
     planted_failures,
     script_failure,
     subject,
@@ -52,7 +51,3 @@ def test_fused_torch_sgd_keeps_an_uninitialised_buffer():
 def test_the_deterministic_mode_is_put_back():
     accusations(subject(UninitialisedBuffer, **MOMENTUM), CASES)
     assert torch.get_deterministic_debug_mode() == 0
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15

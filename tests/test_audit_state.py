@@ -9,7 +9,6 @@ from examining import (
     CLEAN,
     accusations,
     failures,
-    longest_script,
     planted_failures,
     script_failure,
     subject,
@@ -108,7 +107,3 @@ def test_torch_casts_what_it_loads_for_its_own_optimizers_as_well():
             f"{key} of a parameter in torch.bfloat16 was torch.float32; loaded, it is "
             "torch.bfloat16"
         )
-
-
-def test_every_script_is_short():
-    assert longest_script(CASES) <= 15
