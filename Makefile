@@ -6,10 +6,14 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test train docs pages bench peers audit-peers wheel lint format clean
+.PHONY: test long train docs pages bench peers audit-peers wheel oldest newest lint format clean
 
 test: $(VENV)/installed $(VENV)/browser/chromium
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not long"
+
+# Those that start many processes, or the tools of examples/.
+long: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto -m long
 
 # A network on real data, then the same under three conventions with a drop of the learning rate.
 train: $(VENV)/installed
@@ -26,6 +30,7 @@ pages: $(VENV)/installed
 	$(BIN)/python tools/house_page.py
 	$(BIN)/python tools/numerics_table.py
 	$(BIN)/python tools/speed_table.py
+	$(BIN)/python tools/scaling_page.py
 	$(BIN)/python tools/line_links.py
 
 # Every case beside torch's own ways to step; minutes, on a machine that does nothing else.
@@ -40,12 +45,20 @@ peers: $(VENV)/installed
 audit-peers: $(VENV)/installed
 	$(BIN)/python tools/audit_peers.py
 
-# The engine's tests on an installed wheel, with no compiler to be found.
+# The sdist, the wheel that is built from it, and its tests without compiler, tools and source.
 wheel: $(VENV)/installed
-	rm -rf dist $(VENV)/installed
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
-	PATH= $(CURDIR)/$(BIN)/python -m pytest -n auto tests/test_native.py tests/test_battery.py
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir dist
+	$(BIN)/python tools/try_wheel.py
+
+# The tests with another torch than the pinned one, in build/: a gigabyte or two, ten minutes.
+oldest: TORCH := torch==2.10.0
+newest: TORCH := torch
+oldest newest: $(VENV)/installed
+	$(BIN)/python tools/other_torch.py build/$@ $(TORCH)
+	build/$@/bin/python -m pytest -n auto $(addprefix --ignore=tests/,$(WITHOUT_TORCH))
+# They need no torch, or what lies beside the Python of $(VENV): cmake, a browser.
+WITHOUT_TORCH := test_build.py test_docs.py test_explorer_page.py test_native_sanitizers.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

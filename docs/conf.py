@@ -22,7 +22,7 @@ myst_heading_anchors = 3
 
 # Every reference must lead somewhere, but for what other packages document and what is internal.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|collections|contextlib|io|numbers|pathlib|typing|types)\..*"),
+    ("py:.*", r"(torch|collections|contextlib|io|numbers|pathlib|re|typing|types)\..*"),
     ("py:.*", r"sgdm\.(.*\.)?_.*"),
     ("py:.*", r"sgdm\.audit\.(identify|subject|traits)\..*"),  # what its reports were made of
     ("py:.*", r"dict\[str"),  # a piece of the signature of a dataclass with "<factory>" in it
@@ -42,6 +42,7 @@ PUBLIC = (
     "sgdm.audit",
     "sgdm.errors",
     "sgdm.explorer",
+    "sgdm.functional",
     "sgdm.plots",
     "sgdm.schedule",
     "sgdm.stability",

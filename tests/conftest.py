@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections.abc import Iterator
 
 # One thread a process, and in the processes that tests start: several that each use every core
 # wait for each other at every barrier (measured: 60 times slower on two cores).
@@ -10,6 +11,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import hypothesis
 import pytest
 import torch
+
+from world import World
+
+# Without a GPU the kernels for it run in Triton's interpreter, which Triton asks for when it is
+# loaded: torch has not done so yet.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 hypothesis.settings.register_profile(
     "sgdm", deadline=None, print_blob=True, derandomize="SGDM_SEED" not in os.environ
@@ -26,3 +34,11 @@ def seed(request: pytest.FixtureRequest) -> int:
     print(f"seed: SGDM_SEED={value}")
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Processes that run functions together."""
+    world = World(tmp_path_factory.mktemp("world"))
+    yield world
+    world.close()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from packaging.version import Version
 
 from clean_sgd import CleanSGD
 from examining import (
@@ -160,12 +161,15 @@ def test_what_an_empty_tensor_does_to_the_next_is_caught():
 
 @pytest.mark.parametrize("lr", [0.1, 1e-6])
 def test_fused_sgd_of_torch(lr):
-    """pytorch issue 191763, and strides and gaps that it takes no notice of."""
+    """pytorch issue 191763, mended after 2.13; and strides and gaps that it takes no notice of."""
     found = accusations(subject(torch.optim.SGD, lr=lr, momentum=0.9, fused=True), CASES)
-    assert found == {
+    sixteen_bits = {
         "every-element-moves": "0 of 16 elements moved",
         "equal-elements-stay-equal": "17 equal elements became -0.443 to 0.0001",
         "sixteen-bits-step-alike": "what goes 0.24 in float32 is 0.24 off in torch.bfloat16",
+    }
+    mended = Version(torch.__version__) >= Version("2.14")
+    assert found == ({} if mended else sixteen_bits) | {
         "gradient-strides-are-heeded": PLANTED[3][2],
         "memory-formats-are-heeded": PLANTED[5][2],
         "gaps-are-heeded": PLANTED[6][2],

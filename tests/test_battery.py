@@ -10,8 +10,8 @@ import torch
 import sgdm
 from cases import EVERY_RULE, Case, place, variants
 from sgdm.engines.plan import Part, Rule, StepPlan
-from sgdm.functional import run
 from sgdm.recurrence import needs_closure
+from sgdm.running import run
 
 ENGINES = ("eager", "native")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -106,6 +106,12 @@ MISTAKES = [
     (["--conventions", "torch,caffe", "--convention", "nag"], "--convention must be left out with"),
     (["--out", "."], "out must be a folder of its own, got '.'"),
     (["--out", "x" * 300], "x+ cannot be (read|written)"),
+    (["--shard"], "--shard must be given to several processes, got 1; add --nproc, or start with"),
+    (["--nproc", "0"], "Invalid value for '--nproc'"),
+    (
+        ["--nproc", "2", "--conventions", "torch,caffe"],
+        "--conventions must be run by one process, got 2; leave out --nproc and torchrun",
+    ),
     (["--nonsense"], "No such option: --nonsense"),
 ]
 
@@ -117,6 +123,17 @@ def test_a_mistake_is_one_line_and_status_2(sgdm_train, arguments, message):
     assert err.count("\n") == 1
     assert re.match(f"sgdm: ({message})", err), err
     assert not Path("runs").exists()
+
+
+def test_nproc_under_torchrun_is_a_mistake(sgdm_train, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    status, out, err = sgdm_train("--nproc", "2")
+    assert (status, out) == (2, "")
+    assert err == (
+        "sgdm: --nproc must be left out where torchrun has started 4 processes, got 2; take one of "
+        "them\n"
+    )
 
 
 def test_a_diverged_run_has_status_3_and_keeps_its_files(sgdm_train):

@@ -238,7 +238,10 @@ def test_a_public_name_that_is_documented_nowhere_fails_the_build(tmp_path):
     (tmp_path / "index.md").write_text("# Nothing\n")
     arguments = [sys.executable, "-m", "sphinx", "--quiet", "--no-color", "--fail-on-warning"]
     done = subprocess.run(
-        [*arguments, "--keep-going", tmp_path, tmp_path / "html"], capture_output=True, text=True, check=False
+        [*arguments, "--keep-going", tmp_path, tmp_path / "html"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     for module in ("sgdm", "sgdm.audit", "sgdm.engines.plan"):

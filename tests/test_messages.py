@@ -144,7 +144,7 @@ CONSTRUCTION = [
     (
         {"engine": "cuda"},
         InvalidValueError,
-        "engine must be one of 'auto', 'native', 'eager', got 'cuda'; "
+        "engine must be one of 'auto', 'native', 'triton', 'eager', got 'cuda'; "
         "'auto' takes the fastest that serves the tensors",
     ),
     (
@@ -429,7 +429,7 @@ def test_a_name_is_given_once(monkeypatch):
 @pytest.mark.parametrize("engine", ["auto", "native", "eager"])
 def test_a_tensor_that_does_not_fit_is_refused_before_the_first_write(engine):
     from sgdm.engines.plan import Part, Rule, StepPlan
-    from sgdm.functional import run
+    from sgdm.running import run
 
     h = sgdm.Hyperparameters(lr=0.1, momentum=0.9)
     rule = Rule(sgdm.coefficients(sgdm.get_convention("torch"), h, first=False), average_weight=0.1)
@@ -478,7 +478,7 @@ def test_a_tensor_that_does_not_fit_is_refused_before_the_first_write(engine):
 
 def test_an_engine_is_used_or_refused_never_replaced():
     from sgdm.engines.plan import StepPlan
-    from sgdm.functional import run
+    from sgdm.running import run
 
     with pytest.raises(InvalidValueError, match="engine must be one of"):
         run(StepPlan(), engine="abacus")

@@ -21,8 +21,8 @@ from torch import Tensor
 
 import sgdm
 from sgdm.engines import _native
-from sgdm.engines.plan import Part, Rule, StepPlan
-from sgdm.functional import Options, run
+from sgdm.engines.plan import Options, Part, Rule, StepPlan
+from sgdm.running import run
 
 EPS, MU, DECAY, SCALE = 0.1, 0.9, 0.3, 0.37
 SETS = _native.instruction_sets()
@@ -51,6 +51,10 @@ SERVED = [
     ),
 ]
 ON_EVERY_DTYPE = pytest.mark.parametrize("dtypes", SERVED, ids=str)
+
+
+def loss_scale(way: "Way") -> Options:
+    return Options(grad_scale=torch.tensor(1 / way.scale, dtype=WIDE))
 
 
 def rule_of(
@@ -173,7 +177,7 @@ class Trial:
         part.rule = way.rule._replace(buffer_dtype=self.start[2].dtype)
         part.buffers = b if kind == "running" else None
         part.averages = a if way.rule.average_weight is not None else None
-        run(StepPlan(parts=[part]), engine=engine, options=Options(unscale=way.scale))
+        run(StepPlan(parts=[part]), engine=engine, options=loss_scale(way))
         assert same(gradients, self.start[1]), "a gradient was written"
         if kind == "first":
             assert part.buffers is not None
@@ -360,7 +364,7 @@ def stepped(
 ) -> list[Tensor]:
     """Step one tensor; return it, and the buffer where there is one then."""
     part = Part(way.rule, [p], [g], None if b is None else [b])
-    run(StepPlan(parts=[part]), engine=engine, options=Options(unscale=way.scale))
+    run(StepPlan(parts=[part]), engine=engine, options=loss_scale(way))
     return [p, *(part.buffers or [])]
 
 
@@ -451,7 +455,7 @@ def drawn(seed: int, lengths: list[int]) -> list[list[Tensor]]:
 def stepped_together(way: Way, rows: list[list[Tensor]]) -> list[tuple[Tensor, ...]]:
     p, g, b = ([row[k].clone() for row in rows] for k in range(3))
     part = Part(way.rule, p, g, b if way.rule.coefficients.buffer == "running" else None)
-    run(StepPlan(parts=[part]), engine="native", options=Options(unscale=way.scale))
+    run(StepPlan(parts=[part]), engine="native", options=loss_scale(way))
     return list(zip(p, part.buffers or b, strict=True))
 
 

@@ -14,7 +14,7 @@ import sgdm
 from sgdm.engines import _native
 from sgdm.engines.plan import Part, Rule, StepPlan
 from sgdm.errors import InvalidUseError
-from sgdm.functional import run
+from sgdm.running import run
 
 H = sgdm.Hyperparameters(lr=0.1, momentum=0.9, weight_decay=0.3)
 RULE = Rule(sgdm.coefficients(sgdm.get_convention("torch"), H, first=False))

@@ -26,7 +26,7 @@ from sgdm.errors import (
     InvalidValueError,
     SgdmError,
 )
-from sgdm.training import folder as folder_module
+from sgdm.training import replacing
 from sgdm.training.checkpoint import load_checkpoint
 from sgdm.training.data import load_data
 from sgdm.training.folder import RunFolder
@@ -291,7 +291,7 @@ def test_a_crash_at_any_write_loses_only_what_is_beyond_the_checkpoint(tmp_path,
             patch.setattr(Path, "rename", lambda *a: crashing("rename", *a))
             patch.setattr(files.os, "fsync", lambda *a: crashing("fsync", *a))
             patch.setattr(Path, "unlink", lambda *a, **k: None)  # the dead clean nothing up
-            patch.setattr(folder_module.shutil, "rmtree", lambda *a, **k: None)
+            patch.setattr(replacing.shutil, "rmtree", lambda *a, **k: None)
             try:
                 train(QUICK, path)
             except CrashError:

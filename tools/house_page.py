@@ -53,7 +53,10 @@ FLOORS = (
     Floor(
         "The optimizer",
         "From the user's parameter groups to a plan of tensors and coefficients, which an engine runs.",
-        ("optimizer", "parts", "state", "group", "functional", "engines"),
+        (
+            "in_backward", "grouping", "selectors", "optimizer", "functional", "running",
+            "parts", "state", "group", "ranks", "shards", "engines",
+        ),
     ),
     Floor(
         "The mathematics",

@@ -1,8 +1,9 @@
-"""Put the last run in benchmarks/steps.csv into the pages: run it after `make bench`.
+"""Put what benchmarks/ has measured into the pages: run it after `make bench`.
 
 `tests/test_docs.py` checks that the pages show what the file holds.
 """
 
+import csv
 import re
 from pathlib import Path
 
@@ -70,7 +71,18 @@ def _table(heads: list[str], lines: list[list[str]]) -> str:
     return "".join("| " + " | ".join(cells) + " |\n" for cells in (heads, rule, *lines))
 
 
-PAGES = {ROOT / "README.md": short_table, ROOT / "docs" / "performance.md": full_table}
+def in_backward_table(_: list[Row]) -> str:
+    """Return what benchmarks/in_backward.py has measured."""
+    with (ROOT / "benchmarks" / "in_backward.csv").open(newline="") as file:
+        heads, *lines = csv.reader(file)
+    return _table([head.replace("_", " ") for head in heads], lines)
+
+
+PAGES = {
+    ROOT / "README.md": short_table,
+    ROOT / "docs" / "performance.md": full_table,
+    ROOT / "docs" / "in-backward.md": in_backward_table,
+}
 
 
 def with_table(path: Path, rows: list[Row]) -> str:

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from sgdm.convention import Convention
     from sgdm.convert.state import convert_, convert_state_dict
     from sgdm.frameworks import get_convention, list_conventions, register_convention
+    from sgdm.grouping import ParamGroups, param_groups
     from sgdm.hyperparameters import Hyperparameters
+    from sgdm.in_backward import step_in_backward
     from sgdm.optimizer import SGD
     from sgdm.porting import Ported, port_hyperparameters
+    from sgdm.ranks import check_ranks
     from sgdm.recurrence import Coefficients, coefficients
 
 __all__ = [
@@ -26,8 +29,10 @@ __all__ = [
     "Comparison",
     "Convention",
     "Hyperparameters",
+    "ParamGroups",
     "Ported",
     "__version__",
+    "check_ranks",
     "coefficients",
     "compare_conventions",
     "convert_",
@@ -35,10 +40,12 @@ __all__ = [
     "errors",
     "get_convention",
     "list_conventions",
+    "param_groups",
     "port_hyperparameters",
     "register_convention",
     "schedule",
     "stability",
+    "step_in_backward",
 ]
 
 _HOMES = {
@@ -47,15 +54,19 @@ _HOMES = {
     "Comparison": "sgdm.compare",
     "Convention": "sgdm.convention",
     "Hyperparameters": "sgdm.hyperparameters",
+    "ParamGroups": "sgdm.grouping",
     "Ported": "sgdm.porting",
+    "check_ranks": "sgdm.ranks",
     "coefficients": "sgdm.recurrence",
     "compare_conventions": "sgdm.compare",
     "convert_": "sgdm.convert.state",
     "convert_state_dict": "sgdm.convert.state",
     "get_convention": "sgdm.frameworks",
     "list_conventions": "sgdm.frameworks",
+    "param_groups": "sgdm.grouping",
     "port_hyperparameters": "sgdm.porting",
     "register_convention": "sgdm.frameworks",
+    "step_in_backward": "sgdm.in_backward",
 }
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "InvalidTypeError",
     "InvalidUseError",
     "InvalidValueError",
+    "LostProcessError",
     "MissingExtraError",
     "SgdmError",
     "WrongResultError",
@@ -65,6 +66,10 @@ class DivergedError(SgdmError, RuntimeError):
 
 class InterruptedRunError(SgdmError, RuntimeError):
     """A training run that was asked to stop, and has saved what it needs to go on."""
+
+
+class LostProcessError(SgdmError, RuntimeError):
+    """One of several processes that train together is gone, and the others cannot go on."""
 
 
 class WrongResultError(SgdmError, RuntimeError):

@@ -36,10 +36,12 @@ from sgdm.recurrence import (
 )
 
 __all__ = [
+    "BUFFER_DTYPES",
     "ITERATE_WEIGHT",
     "LAST_MOMENTUM",
     "GroupRules",
     "KnownRules",
+    "Remembered",
     "as_float",
     "check_buffer_dtype",
     "check_group",
@@ -51,8 +53,11 @@ ITERATE_WEIGHT = "iterate_weight"  # θ = Θ - iterate_weight * buffer
 LAST_MOMENTUM = "last_momentum"  # only where the rule decays by the previous one
 
 _NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
-_STORED_AS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+BUFFER_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _IMMUTABLE = {float, int, bool, str, torch.dtype, type(None)}
+# A group, and the key and value that it keeps of a step.
+Remembered = tuple[dict[str, Any], str, Any]
+
 # What a group's rules are worked out from.
 _GIVEN = itemgetter(
     "convention",
@@ -123,10 +128,10 @@ def check_buffer_dtype(dtype: object, params: Iterable[Tensor] = ()) -> None:
     Raises:
         InvalidValueError: If they are no floating-point ones, or real and a parameter is complex.
     """
-    if dtype not in (None, *_STORED_AS):
+    if dtype not in (None, *BUFFER_DTYPES):
         raise InvalidValueError.of(
             "buffer_dtype",
-            "None or one of " + ", ".join(map(str, _STORED_AS)),
+            "None or one of " + ", ".join(map(str, BUFFER_DTYPES)),
             dtype,
             "None stores a buffer as its parameter is",
         )

@@ -1,8 +1,9 @@
 """`SGD`, a `torch.optim.Optimizer`: groups, state and hooks. The arithmetic is elsewhere."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar, overload
+from inspect import unwrap
+from typing import Any, Self, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -16,16 +17,15 @@ from torch.optim.optimizer import (
 
 from sgdm.convention import WeightDecayMode
 from sgdm.engines.choose import check_engine
-from sgdm.engines.native import Memory
-from sgdm.engines.plan import Part, StepPlan
+from sgdm.engines.plan import PLAIN, Memory, Options, Outcome, Part, StepPlan
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 from sgdm.frameworks import get_convention
-from sgdm.functional import PLAIN, Options, Outcome, move, run
 from sgdm.group import (
     ITERATE_WEIGHT,
     LAST_MOMENTUM,
     GroupRules,
     KnownRules,
+    Remembered,
     as_float,
     check_buffer_dtype,
     check_group,
@@ -36,8 +36,11 @@ from sgdm.hyperparameters import (
     check_nesterov,
     check_nonfinite,
 )
-from sgdm.parts import add_parts, keep
-from sgdm.state import AVERAGE, BUFFER, STEPS, adopt_groups, new_average, settle
+from sgdm.parts import add_parts, keep, makes_state
+from sgdm.ranks import any_rank, check_meshes
+from sgdm.running import move, refresh, run
+from sgdm.shards import is_whole, laid_out_as, refuse_replaced, shard_of
+from sgdm.state import AVERAGE, BUFFER, STEPS, adopt_groups, new_average, plain_groups, settle
 
 __all__ = ["SGD"]
 
@@ -76,8 +79,9 @@ class SGD(Optimizer):
             gradient, the derivative of λ|p|²/2; or on p alone, which keeps 1 - ελ ("lr"),
             1 - (ε/ε_0)λ ("lr/lr0", ε_0 the lr given here), 1 - (ε²/ε_0)λ ("lr^2/lr0") or 1 - λ
             ("absolute") of itself.
-        engine: "auto", "native" (C++, on the CPU) or "eager" (torch's operations). "auto" takes
-            the fastest that serves the tensors; a named one is used or refused.
+        engine: "auto", "native" (C++, on the CPU), "triton" (on CUDA; `pip install 'sgdm[triton]'`)
+            or "eager" (torch's operations). "auto" takes the fastest that serves the tensors; a
+            named one is used or refused.
         max_grad_norm: The gradients of all groups are scaled down together where their norm is
             above this, as `torch.nn.utils.clip_grad_norm_` does; `last_grad_norm` is that norm.
             math.inf measures only. > 0, or None.
@@ -188,10 +192,15 @@ class SGD(Optimizer):
 
     def _forget(self) -> None:
         """Start without anything that is not kept in a checkpoint or pickle."""
-        self.last_grad_norm: float | None = None
-        self.last_step_skipped = False
+        self._outcome = Outcome()  # of the last step
+        # Ends a step that has begun inside backward, and returns what is to be remembered of it.
+        self.in_backward: Callable[[], list[Remembered]] | None = None
         self._shown: str | None = None  # the method in whose block other parameters are shown
-        self._averages_are_probes = False
+        # Averages that nobody has asked to begin yet: their shards, and at which version.
+        self._probes: dict[Tensor, int] = {}
+        self._wholes: list[Tensor] | None = None  # its DTensors, once their processes agree
+        # Whether a step with gradients, and one without, has looked for replaced parameters.
+        self._looked: set[bool] = set()
         self._known_rules = KnownRules()
         self._memory = Memory()
 
@@ -209,7 +218,7 @@ class SGD(Optimizer):
             engine: As for the constructor.
 
         Raises:
-            InvalidTypeError: If it is not a `torch.optim.SGD`.
+            InvalidTypeError: If it is not a `torch.optim.SGD`, or steps otherwise.
 
         Example:
             >>> import torch, sgdm
@@ -221,11 +230,19 @@ class SGD(Optimizer):
             raise InvalidTypeError.of(
                 "optimizer", "a torch.optim.SGD", optimizer, "other rules keep other state"
             )
+        theirs, torchs = (cast("Any", kind).step for kind in (type(optimizer), torch.optim.SGD))
+        if unwrap(theirs) is not unwrap(torchs):
+            raise InvalidTypeError.of(
+                "optimizer",
+                "a torch.optim.SGD with torch's own step",
+                type(optimizer).__name__,
+                "build an sgdm.SGD with its convention, and load its state dict",
+            )
         groups = [dict(group) for group in optimizer.param_groups]
         new = cls(groups, **optimizer.defaults, engine=engine)
         for param, state in optimizer.state.items():
             if state.get(BUFFER) is not None:
-                new.state[param] = {BUFFER: state[BUFFER]}
+                new.state[param] = {BUFFER: laid_out_as(param, state[BUFFER])}
         return new
 
     @property
@@ -247,6 +264,20 @@ class SGD(Optimizer):
     def nonfinite(self, value: NonFinite) -> None:
         check_nonfinite(value)
         self._nonfinite: NonFinite = value
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """The norm of the last step's gradients; where a device has it, this waits for the step."""
+        norm = self._outcome.grad_norm
+        if isinstance(norm, Tensor):
+            norm = norm.item()
+            return None if norm < 0 else norm
+        return norm
+
+    @property
+    def last_step_skipped(self) -> bool:
+        """Whether the last step was skipped; where a device has decided, this waits for it."""
+        return bool(self._outcome.skipped)
 
     # ---- groups and state ----
 
@@ -274,10 +305,11 @@ class SGD(Optimizer):
         except InvalidValueError:
             self.param_groups.pop()
             raise
+        self._wholes = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickling and copying keep."""
-        self._refuse_while_shown("copy")
+        self.refuse_while_shown("copy")
         own = {name: getattr(self, name) for name in ("engine", "_max_grad_norm", "_nonfinite")}
         return {**super().__getstate__(), **own}
 
@@ -290,9 +322,20 @@ class SGD(Optimizer):
         own = {"ema_decay": None, "buffer_dtype": None, "correct_momentum": False, "nu": None}
         for key, value in own.items():
             self.defaults.setdefault(key, value)
+        self._complete_groups()
+
+    def _complete_groups(self) -> None:
+        """Give every group what it lacks: it may be of an old pickle, or another optimizer's."""
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+            group.setdefault("lr0", as_float(group["lr"]))
+            group.setdefault(ITERATE_WEIGHT, None)
+
+    def state_dict(self) -> StateDict:
+        """Return the state in torch's layout: tensors, numbers and words."""
+        written = super().state_dict()
+        return {**written, "param_groups": plain_groups(written["param_groups"])}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load a state dict of `sgdm.SGD` or `torch.optim.SGD`.
@@ -308,17 +351,19 @@ class SGD(Optimizer):
                 buffers and this optimizer's have another scale or sign; if a buffer does not fit
                 its parameter. Nothing is loaded then.
         """
-        self._refuse_while_shown("load_state_dict")
+        self.refuse_while_shown("load_state_dict")
+        self._complete_groups()
         held: dict[Tensor, dict[str, Tensor]] = {}
 
         def adopt(_: Optimizer, loaded: StateDict) -> StateDict:
+            loaded = {**loaded, "state": self._without_probes(loaded["state"])}
             groups, tensors = adopt_groups(self.param_groups, loaded)
             held.update(tensors)
             return {**loaded, "param_groups": groups}
 
         def complete(_: Optimizer) -> None:
             settle(self.state, held)
-            self._averages_are_probes = False
+            self._probes.clear()
 
         # The first runs after the user's own pre-hooks, the second before the user's post-hooks.
         hooks = (
@@ -367,9 +412,12 @@ class SGD(Optimizer):
 
     def _step(self, closure: Callable[[], _Loss] | None = None) -> _Loss | None:
         if self._shown is not None:
-            self._refuse_while_shown("step")
+            self.refuse_while_shown("step")
+        if self._wholes is None:
+            self._wholes = self._agree()
         if closure is None:
-            if self.state or not self._prepared_by_probe():
+            # Processes ask together: one of them may have had no gradient yet.
+            if (self.state and not self._wholes) or not self._prepared_by_probe():
                 self._update()
             return None
         with self._look_ahead():
@@ -388,59 +436,158 @@ class SGD(Optimizer):
 
     def _update(self, *, at_look_ahead: bool = False) -> None:
         """Step every parameter from where it stands, and keep what the step made."""
-        if self._averages_are_probes:
-            self._averages_are_probes = False
-            for state in self.state.values():
-                state.pop(AVERAGE, None)
-        plan = StepPlan(bool(self.defaults["differentiable"]), [], self._memory)
+        everything = [(group, group["params"]) for group in self.param_groups]
+        remembered = self.step_params(everything, self._memory, at_look_ahead=at_look_ahead)
+        if self.in_backward is not None:
+            remembered += self.in_backward()
+        for group, key, value in remembered:
+            group[key] = as_float(value) if isinstance(value, Tensor) else value
+
+    def step_params(
+        self,
+        work: Iterable[tuple[dict[str, Any], list[Tensor]]],
+        memory: Memory,
+        *,
+        at_look_ahead: bool = False,
+    ) -> list[Remembered]:
+        """Step some parameters of each group, and keep their state: what a step is made of.
+
+        Args:
+            work: Groups, and which of their parameters; those without a gradient are left out.
+            memory: Of earlier steps of the same parameters.
+            at_look_ahead: Whether they stand where their gradients were taken.
+
+        Returns:
+            What the groups are to remember, once all of their parameters are stepped.
+
+        Raises:
+            InvalidValueError: As `step` does.
+            InvalidUseError: As `step` does.
+            InvalidTypeError: As `step` does.
+        """
+        self._drop_probes()
+        plan, made, remembered = self._plan(work, memory, at_look_ahead=at_look_ahead)
+        has_gradients = bool(plan.parts or self.in_backward)
+        if has_gradients not in self._looked:
+            refuse_replaced(self._params())
+            self._looked.add(has_gradients)
+        options = self._options()
+        if options.may_skip:
+            keeps = any(makes_state(part, rules, self.state) for part, rules in made)
+            moves = any(group.get(key) != value for group, key, value in remembered)
+            raises = self._nonfinite == "raise"
+            options = options._replace(waits=keeps or moves or raises or at_look_ahead)
+        outcome = self._outcome = run(plan, engine=self.engine, options=options)
+        if outcome.finite is False and self._nonfinite == "raise":
+            raise self._nonfinite_gradient(outcome.nonfinite)
+        if outcome.skipped is True:
+            return []
+        for part, rules in made:
+            keep(part, rules, self.state)
+        return remembered
+
+    def _plan(
+        self,
+        work: Iterable[tuple[dict[str, Any], list[Tensor]]],
+        memory: Memory,
+        *,
+        at_look_ahead: bool,
+    ) -> tuple[StepPlan, list[tuple[Part, GroupRules]], list[Remembered]]:
+        """Return a step, what is to be kept of it, and what the groups are to remember."""
+        if self._wholes is None:
+            self._wholes = self._agree()
+        plan = StepPlan(bool(self.defaults["differentiable"]), [], self._wholes, memory)
         made: list[tuple[Part, GroupRules]] = []
-        remembering: list[tuple[dict[str, Any], tuple[str, Any]]] = []
-        for group in self.param_groups:
+        remembered: list[Remembered] = []
+        for group, params in work:
             rules = self._known_rules.of(group)
             if rules.needs_closure and not at_look_ahead:
                 raise _closure_needed(group["convention"])
             planned = len(plan.parts)
-            made += [(part, rules) for part in add_parts(plan, group, rules, self.state)]
+            made += [(part, rules) for part in add_parts(plan, params, rules, self.state)]
             if rules.remembers is not None and len(plan.parts) > planned:
-                remembering.append((group, rules.remembers))
-        outcome = self._run(plan)
-        self.last_grad_norm, self.last_step_skipped, nonfinite = outcome
-        if nonfinite is not None and self._nonfinite == "raise":
-            raise self._nonfinite_gradient(nonfinite)
-        if self.last_step_skipped:
-            return
-        for part, rules in made:
-            keep(part, rules, self.state)
-        for group, (key, value) in remembering:
-            group[key] = as_float(value) if isinstance(value, Tensor) else value
+                remembered.append((group, *rules.remembers))
+        if not self._wholes and any(part.wholes is not None for part in plan.parts):
+            plan.wholes = self._wholes = self._agree()  # parameters were exchanged since
+        return plan, made, remembered
 
-    def _run(self, plan: StepPlan) -> Outcome:
-        """Run the plan with the options of this optimizer."""
+    def refresh_hyperparameters(self) -> None:
+        """Let the next replay of a step that was captured into a CUDA graph use the groups' values.
+
+        A replay runs none of Python, so a scheduler's new learning rate does not come to it by
+        itself. Call this between replays, after the scheduler: it is an upload of a few numbers,
+        and waits for nothing. The tensors must be those of the capture.
+
+        Raises:
+            InvalidUseError: If no step of these tensors was captured, or another engine than
+                "triton" runs them.
+        """
+        everything = [(group, group["params"]) for group in self.param_groups]
+        plan, _, remembered = self._plan(everything, self._memory, at_look_ahead=False)
+        refresh(plan, engine=self.engine, options=self._options())
+        for group, key, value in remembered:
+            group[key] = value
+
+    def _drop_probes(self) -> None:
+        """Begin the averages that a checkpoint library has asked for at the first step."""
+        if self._probes:
+            for param, own in self._without_probes(self.state).items():
+                self.state[param] = own
+            self._probes.clear()
+
+    def _without_probes(self, state: Mapping[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+        """Return state without the averages that are as the probe has made them."""
+        if not self._probes:
+            return dict(state)
+        return {
+            key: {k: v for k, v in own.items() if k != AVERAGE or not self._is_probe(v)}
+            for key, own in state.items()
+        }
+
+    def _is_probe(self, average: Tensor) -> bool:
+        """Whether nobody has written into it; a process whose shard is empty never does."""
+        shard = shard_of(average)
+        is_written = self._probes.get(shard) != shard._version  # noqa: SLF001
+        return not any_rank(is_written, [average])
+
+    def _options(self) -> Options:
+        """Return what this optimizer does to all gradients of a step."""
         options = PLAIN
         if self._max_grad_norm is not None or self._nonfinite != "propagate":
-            options = Options(1.0, self._max_grad_norm, self._nonfinite != "propagate")
+            options = Options(None, None, self._max_grad_norm, self._nonfinite != "propagate")
         if self.defaults["fused"]:
-            if float(getattr(self, "found_inf", None) or 0):
-                return Outcome(skipped=True)
-            grad_scale = getattr(self, "grad_scale", None)
-            if grad_scale is not None:
-                options = options._replace(unscale=1 / float(grad_scale))
-        return run(plan, engine=self.engine, options=options)
+            given = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+            options = options._replace(**given)
+        return options
 
-    def _nonfinite_gradient(self, param: Tensor) -> InvalidValueError:
-        """Name the parameter whose gradient is not finite."""
+    def _agree(self) -> list[Tensor]:
+        """Return the DTensors, before the first step.
+
+        Raises:
+            InvalidValueError: If processes that hold their shards have another optimizer each.
+        """
+        wholes = list(filter(is_whole, self._params()))
+        check_meshes(self, wholes)
+        return [*wholes]
+
+    def _params(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
+
+    def _nonfinite_gradient(self, param: Tensor | None) -> InvalidValueError:
+        """Name the parameter whose gradient is not finite; None if it is another process's."""
+        which, elements = "", "of another process"
         for index, group in enumerate(self.param_groups):
             for i, candidate in enumerate(group["params"]):
-                if candidate is param:
+                if param is not None and shard_of(candidate) is param:
                     names = group.get("param_names")
-                    name = f"{names[i]!r}" if names else f"{i} of group {index}"
-                    return InvalidValueError.of(
-                        f"the gradient of parameter {name}",
-                        "finite, as nonfinite='raise' asks",
-                        f"NaN or infinity among {tuple(param.shape)} elements",
-                        "nothing was changed; lower lr, set max_grad_norm, or use nonfinite='skip'",
-                    )
-        raise AssertionError  # a plan is made of the groups' parameters
+                    which = f" {names[i]!r}" if names else f" {i} of group {index}"
+                    elements = f"among {tuple(candidate.shape)} elements"
+        return InvalidValueError.of(
+            f"the gradient of parameter{which}",
+            "finite, as nonfinite='raise' asks",
+            f"NaN or infinity {elements}",
+            "nothing was changed; lower lr, set max_grad_norm, or use nonfinite='skip'",
+        )
 
     def _prepared_by_probe(self) -> bool:
         """Answer the step with which checkpoint libraries ask which state there will be.
@@ -450,11 +597,10 @@ class SGD(Optimizer):
         """
         if not all(bool(group["lr"] == 0) for group in self.param_groups):
             return False
-        gradients = [p.grad for group in self.param_groups for p in group["params"]]
-        gradients = [g for g in gradients if g is not None]
-        if not gradients or any(g.layout != torch.strided or g.is_meta for g in gradients):
-            return False
-        if any(bool(g.any()) for g in gradients):
+        gradients = [p.grad for p in self._params() if p.grad is not None]
+        unlike = not gradients or any(g.layout != torch.strided or g.is_meta for g in gradients)
+        moves = bool(self.state) or unlike or any(bool(shard_of(g).any()) for g in gradients)
+        if any_rank(moves, self._wholes or ()):
             return False
         for group in self.param_groups:
             rules = self._known_rules.of(group)
@@ -467,8 +613,8 @@ class SGD(Optimizer):
                     if rules.counts_steps:
                         self.state[param][STEPS] = 0
                 if param.grad is not None and rules.average_weight is not None:
-                    self.state[param][AVERAGE] = new_average(param)
-                    self._averages_are_probes = True
+                    average = self.state[param][AVERAGE] = new_average(param)
+                    self._probes[shard_of(average)] = shard_of(average)._version  # noqa: SLF001
         return True
 
     # ---- θ and its look-ahead point Θ ----
@@ -594,7 +740,7 @@ class SGD(Optimizer):
     @contextmanager
     def _showing(self, method: str, params: Iterable[Tensor]) -> Generator[None]:
         """Let other parameters be shown, and put these back from a copy."""
-        self._refuse_while_shown(method)
+        self.refuse_while_shown(method)
         kept = {param: param.detach().clone() for param in params}
         self._shown = method
         try:
@@ -603,7 +749,12 @@ class SGD(Optimizer):
             _put_back(kept)
             self._shown = None
 
-    def _refuse_while_shown(self, method: str) -> None:
+    def refuse_while_shown(self, method: str) -> None:
+        """Refuse what needs the parameters themselves inside `at_iterate` and `averaged`.
+
+        Raises:
+            InvalidUseError: If others are shown.
+        """
         if self._shown is not None:
             raise InvalidUseError(
                 f"{method}() must be called outside `with optimizer.{self._shown}()`, where the "

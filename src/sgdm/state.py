@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from sgdm.errors import InvalidTypeError, InvalidValueError
-from sgdm.group import LAST_MOMENTUM, check_buffer_dtype, check_group, convention_of
+from sgdm.group import (
+    BUFFER_DTYPES,
+    LAST_MOMENTUM,
+    as_float,
+    check_buffer_dtype,
+    check_group,
+    convention_of,
+)
+from sgdm.ranks import any_rank
+from sgdm.shards import check_layout, laid_out_as, shard_of
 
 __all__ = [
     "AVERAGE",
@@ -19,6 +28,7 @@ __all__ = [
     "State",
     "adopt_groups",
     "new_average",
+    "plain_groups",
     "settle",
 ]
 
@@ -41,6 +51,19 @@ _OWN_SETTINGS = (
     "buffer_dtype",
     LAST_MOMENTUM,
 )
+
+
+# In a state dict a dtype is a word: torch.distributed.checkpoint takes numbers and words only.
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in BUFFER_DTYPES}
+
+
+def plain_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the groups of a state dict as numbers and words."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    return [
+        {**group, "buffer_dtype": names.get(group["buffer_dtype"], group["buffer_dtype"])}
+        for group in groups
+    ]
 
 
 def new_average(param: Tensor) -> Tensor:
@@ -79,11 +102,15 @@ def adopt_groups(
             tensors = {key: state[key] for key in _TENSORS if state.get(key) is not None}
             for key, tensor in tensors.items():
                 _check_shape(key, param, tensor)
+                check_layout(key, param, tensor)
             has_buffers |= BUFFER in tensors
             if tensors:
                 held[param] = tensors
         _check_convention(own, saved, has_buffers=has_buffers)
         taken = {**{k: own[k] for k in _OWN_SETTINGS if k in own}, **saved}
+        if not saved.keys() & {"convention", "lr0"} and saved.get("initial_lr") is not None:
+            taken["lr0"] = as_float(saved["initial_lr"])  # as Composer and torch's schedulers write
+        taken["buffer_dtype"] = _DTYPES.get(taken["buffer_dtype"], taken["buffer_dtype"])
         complete = {**own, **taken}
         check_group(complete)
         check_buffer_dtype(complete["buffer_dtype"], own["params"])
@@ -100,11 +127,13 @@ def settle(state: State, held: dict[Tensor, dict[str, Tensor]]) -> None:
     """
     for param, tensors in held.items():
         own = state[param]
-        if own.get(STEPS) == 0 and BUFFER in tensors and bool(tensors[BUFFER].any()):
-            own[STEPS] = 1  # torch went on in between, and does not count
         for key, tensor in tensors.items():
             if own[key].dtype != tensor.dtype and tensor.is_floating_point():
                 own[key] = tensor.detach().to(device=param.device, copy=True)
+            own[key] = laid_out_as(param, own[key])
+        if own.get(STEPS) == 0 and BUFFER in tensors:
+            # Not 0: torch went on in between, and does not count.
+            own[STEPS] = int(any_rank(bool(shard_of(own[BUFFER]).any()), [param]))
     for own in state.values():
         for key in _TENSORS:
             if key in own and own[key] is None:  # as old versions of torch wrote a buffer
@@ -120,6 +149,25 @@ def _check_shape(key: str, param: Tensor, tensor: object) -> None:
             f"of shape {tuple(param.shape)}, as its parameter is",
             tuple(tensor.shape),
             "load the state of this very model",
+        )
+
+
+def _check_timm(own: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Refuse what a group of timm's SGDW asks for and this rule does not do."""
+    if saved.get("caution"):
+        raise InvalidValueError.of(
+            "caution",
+            "False in a state dict for sgdm.SGD, as no convention masks its step",
+            saved["caution"],
+            "set it to False to go on without the mask",
+        )
+    mode = own["weight_decay_mode"] or convention_of(own).weight_decay
+    if saved.get("corrected_weight_decay") and mode != "lr^2/lr0":
+        raise InvalidValueError.of(
+            "corrected_weight_decay",
+            f"False in a state dict for convention {own['convention']!r}",
+            saved["corrected_weight_decay"],
+            "take convention='timm-corrected'",
         )
 
 
@@ -141,6 +189,7 @@ def _check_convention(own: dict[str, Any], saved: dict[str, Any], *, has_buffers
                 "one without a convention, as torch.optim.SGD writes it",
                 f"load sgdm.convert_state_dict(state_dict, to={name!r})",
             )
+        _check_timm(own, saved)
         return
     if saved["convention"] != name:
         raise InvalidValueError.of(

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import quantiles
@@ -23,6 +23,7 @@ class Timing:
     Attributes:
         rounds: How many samples were taken.
         steps_per_sample: How many steps were timed at once.
+        least: Seconds a step, in the fastest sample.
         q20: Seconds a step, that a fifth of the samples stayed under.
         median: Seconds a step, in the middle.
         q80: Seconds a step, that a fifth of the samples went over.
@@ -30,42 +31,52 @@ class Timing:
 
     rounds: int
     steps_per_sample: int
+    least: float
     q20: float
     median: float
     q80: float
 
 
-def take_turns(steps: Sequence[Step], *, rounds: int, seconds: float) -> list[Timing]:
+def take_turns(
+    steps: Sequence[Step],
+    *,
+    rounds: int,
+    seconds: float,
+    sample: float = _SAMPLE,
+    longest: Callable[[float], float] = float,
+) -> list[Timing]:
     """Time several ways to step, sample by sample in turn, with a new one first in every round.
 
     Args:
         steps: What to time.
         rounds: How many samples to take of each.
-        seconds: After how long to stop all the same, but not before three rounds.
+        seconds: After how much time of samples to stop all the same, but not before three rounds.
+        sample: Seconds that a sample should take at least.
+        longest: Returns the longest time of all processes that take the steps together, given
+            that of this one. They then agree on how many steps to take.
     """
-    counts = [_calibrated(step) for step in steps]
+    counts = [_calibrated(step, sample, longest) for step in steps]
     samples: list[list[float]] = [[] for _ in steps]
     with _no_garbage_collection():
-        until = None
+        left = seconds
         for i in range(-_WARM_UP, rounds):
-            if i == 0:
-                until = time.perf_counter() + seconds
-            if until and i >= LEAST_ROUNDS and time.perf_counter() > until:
+            if i >= LEAST_ROUNDS and left < 0:
                 break
             for turn in range(len(steps)):
                 k = (turn + i) % len(steps)
-                taken = _time(steps[k], counts[k])
+                taken = longest(_time(steps[k], counts[k]))
                 if i >= 0:
                     samples[k].append(taken / counts[k])
+                    left -= taken
     return [_summary(*pair) for pair in zip(samples, counts, strict=True)]
 
 
-def _calibrated(step: Step) -> int:
+def _calibrated(step: Step, sample: float, longest: Callable[[float], float]) -> int:
     """Return how many steps make a sample: one, or as many as take long enough to be timed."""
     step()  # the first one finds cold caches
     count = 1
-    while (taken := _time(step, count)) < _SAMPLE / 2:
-        count = max(2 * count, min(16 * count, round(count * _SAMPLE / taken)))
+    while (taken := longest(_time(step, count))) < sample / 2:
+        count = max(2 * count, min(16 * count, round(count * sample / taken)))
     return count
 
 
@@ -91,4 +102,11 @@ def _no_garbage_collection() -> Generator[None]:
 
 def _summary(samples: Sequence[float], count: int) -> Timing:
     tenths = quantiles(samples, n=10, method="inclusive")
-    return Timing(len(samples), count, q20=tenths[1], median=tenths[4], q80=tenths[7])
+    return Timing(
+        rounds=len(samples),
+        steps_per_sample=count,
+        least=min(samples),
+        q20=tenths[1],
+        median=tenths[4],
+        q80=tenths[7],
+    )

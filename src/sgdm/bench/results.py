@@ -1,16 +1,24 @@
-"""The results: one row for each contestant in each case, in a CSV file that only grows."""
+"""The results: one row for each thing that was timed, in CSV files that only grow."""
 
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sgdm.errors import FileError
 from sgdm.files import write_atomically
 
-__all__ = ["Machine", "Row", "append_rows", "read_latest"]
+__all__ = [
+    "Machine",
+    "ProcessRow",
+    "Row",
+    "append_process_rows",
+    "append_rows",
+    "read_latest",
+    "read_process_rows",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +87,36 @@ class Row(Machine):
     extra_memory_bytes: int | None
 
 
-_COLUMNS = {field.name: field.type for field in fields(Row)}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessRow(Machine):
+    """What processes did together. Times are seconds, of the slowest of them.
+
+    Attributes:
+        processes: How many there were, each with `threads` threads.
+        tensors: How many parameters were stepped, or tensors reduced.
+        elements: How many numbers each of them holds, over all processes.
+        contestant: What was timed.
+        rounds: How many samples were taken.
+        steps_per_sample: How many were timed at once.
+        least: The fastest sample.
+        q20: A fifth of the samples stayed under it.
+        median: The middle.
+        q80: A fifth of the samples went over it.
+    """
+
+    processes: int
+    tensors: int
+    elements: int
+    contestant: str
+    rounds: int
+    steps_per_sample: int
+    least: float
+    q20: float
+    median: float
+    q80: float
+
+
+_Kind = TypeVar("_Kind", bound=Machine)
 _PARSERS: dict[object, Callable[[str], Any]] = {
     str: str,
     int: int,
@@ -95,14 +132,16 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         FileError: If the file holds something else, or cannot be written.
     """
-    added = StringIO(newline="")
-    writer = csv.writer(added, lineterminator="\n")
-    old = _read_text(path) if path.exists() else ""
-    if not old:
-        writer.writerow(_COLUMNS)
-    writer.writerows(astuple(row) for row in rows)
-    text = old + added.getvalue()
-    write_atomically(path, lambda file: file.write(text.encode()))
+    _append(path, rows, Row)
+
+
+def append_process_rows(path: Path, rows: Sequence[ProcessRow]) -> None:
+    """Do the same with what processes did together.
+
+    Raises:
+        FileError: As of `append_rows`.
+    """
+    _append(path, rows, ProcessRow)
 
 
 def read_latest(path: Path) -> list[Row]:
@@ -111,20 +150,48 @@ def read_latest(path: Path) -> list[Row]:
     Raises:
         FileError: If the file cannot be read, or a line of it is no row.
     """
-    lines = list(csv.reader(StringIO(_read_text(path), newline="")))[1:]
-    rows = [_parsed(path, number, line) for number, line in enumerate(lines, 2)]
+    rows = _read(path, Row)
     return [row for row in rows if row.date == rows[-1].date]
 
 
-def _read_text(path: Path) -> str:
-    """Return the text of a file that has the columns of a row."""
+def read_process_rows(path: Path) -> list[ProcessRow]:
+    """Return the rows of all runs of processes.
+
+    Raises:
+        FileError: As of `read_latest`.
+    """
+    return _read(path, ProcessRow)
+
+
+def _append(path: Path, rows: Sequence[Machine], kind: type[Machine]) -> None:
+    added = StringIO(newline="")
+    writer = csv.writer(added, lineterminator="\n")
+    old = _read_text(path, kind) if path.exists() else ""
+    if not old:
+        writer.writerow(_columns(kind))
+    writer.writerows(astuple(row) for row in rows)
+    text = old + added.getvalue()
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _read(path: Path, kind: type[_Kind]) -> list[_Kind]:
+    lines = list(csv.reader(StringIO(_read_text(path, kind), newline="")))[1:]
+    return [_parsed(path, number, line, kind) for number, line in enumerate(lines, 2)]
+
+
+def _columns(kind: type[Machine]) -> dict[str, Any]:
+    return {field.name: field.type for field in fields(kind)}
+
+
+def _read_text(path: Path, kind: type[Machine]) -> str:
+    """Return the text of a file that has the columns of such rows."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(
             f"{path} cannot be read as results ({error}); choose another file"
         ) from error
-    header = ",".join(_COLUMNS)
+    header = ",".join(_columns(kind))
     if text and (text.partition("\n")[0] != header or not text.endswith("\n")):
         raise FileError.of(
             str(path),
@@ -135,10 +202,10 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _parsed(path: Path, number: int, line: list[str]) -> Row:
+def _parsed(path: Path, number: int, line: list[str], kind: type[_Kind]) -> _Kind:
     try:
-        pairs = zip(_COLUMNS.items(), line, strict=True)
-        return Row(**{name: _PARSERS[kind](text) for (name, kind), text in pairs})
+        pairs = zip(_columns(kind).items(), line, strict=True)
+        return kind(**{name: _PARSERS[parser](text) for (name, parser), text in pairs})
     except ValueError as error:
         raise FileError.of(
             f"line {number} of {path}", "a row of results", ",".join(line), "take it out"

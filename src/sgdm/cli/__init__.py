@@ -53,7 +53,8 @@ def main() -> None:
     """Run the command line. A mistake is one line on stderr.
 
     Exit status: 0 done, 1 what was examined has defects, 2 a mistake of the user's, 3 a run that
-    diverged, 130 one interrupted; 70, with a traceback, a fault of this program.
+    diverged, 130 one interrupted, 75 one that another of its processes left; 70, with a traceback,
+    a fault of this program.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

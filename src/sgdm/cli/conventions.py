@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sgdm.convention import DESCRIPTION, Convention
-from sgdm.equations import step_equations
 from sgdm.frameworks import get_convention, list_conventions
 
 __all__ = ["conventions"]
@@ -65,6 +64,8 @@ def _show(console: Console, row: Convention) -> None:
 
 
 def _show_steps(console: Console, row: Convention) -> None:
+    from sgdm.equations import step_equations  # loads sympy, which takes half a second
+
     for nesterov in (False, True):
         if (row.nesterov, nesterov) not in (("never", True), ("always", False)):
             optional = row.nesterov == "optional" and nesterov

@@ -1,6 +1,7 @@
 """`sgdm train`: a run under one convention, or several conventions side by side."""
 
-from contextlib import AbstractContextManager, suppress
+import sys
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,26 +9,33 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sgdm.cli.launch import LOST, launch
 from sgdm.errors import (
     DivergedError,
     InterruptedRunError,
     InvalidUseError,
     InvalidValueError,
+    LostProcessError,
     SgdmError,
 )
 from sgdm.extras import load_extra
+from sgdm.training.environment import is_launched, world_size
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from sgdm.training.comparison import Comparison
     from sgdm.training.folder import Metrics, RunFolder
     from sgdm.training.observer import Observer
     from sgdm.training.settings import Settings
+    from sgdm.training.world import World
 
 __all__ = ["train"]
 
 _WHERE = "Where the run is kept"
 _HOW = "The optimizer"
 _WHAT = "Data and network"
+_SPREAD = "Several processes"
 _SEEN = "What is seen of it"
 
 
@@ -98,6 +106,20 @@ def train(
         Path | None,
         typer.Option(help="Go on with the run in this folder.", rich_help_panel=_WHERE),
     ] = None,
+    nproc: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes on this machine; torchrun does it too.", rich_help_panel=_SPREAD
+        ),
+    ] = 1,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="Spread parameters and optimizer state over the processes (FSDP2).",
+            rich_help_panel=_SPREAD,
+        ),
+    ] = False,
     live: Annotated[
         bool,
         typer.Option("--live", help="Draw the curves in the terminal.", rich_help_panel=_SEEN),
@@ -112,81 +134,139 @@ def train(
     ] = False,
 ) -> None:
     """Train a network on real data with sgdm.SGD."""
-    from sgdm.cli.watching import watching
+    if nproc > 1 and not is_launched():
+        _check_processes(nproc, conventions, shard=shard)
+        _refuse_torchrun(nproc)
+        raise typer.Exit(launch(nproc, [sys.executable, *sys.orig_argv[1:]]))
+
     from sgdm.training.settings import Settings
 
-    if resume is not None:
-        _refuse_settings(context)
-        watch = watching(resume, live=live, tensorboard=tensorboard)
-        _run_one(None, resume, watch, overwrite=False)
-        return
-    if conventions is not None:
-        _refuse_together(context, "convention", "conventions")
-    settings = Settings.from_plain(
-        {
-            # Absolute, so that the run can be resumed from another folder.
-            "data": data if data == "digits" else str(Path(data).absolute()),
-            "model": model,
-            "convention": convention,
-            "nesterov": nesterov,
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "weight_decay_mode": weight_decay_mode,
-            "lr_schedule": lr_schedule or ("steps" if conventions else "cosine"),
-            "lr_drops": _numbers("lr_drops", lr_drops),
-            "lr_drop_factor": lr_drop_factor,
-            "warmup_epochs": warmup_epochs,
-            "momentum_schedule": momentum_schedule,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-            "device": device,
-            "evaluate_at": evaluate_at,
-        }
-    )
-    last = conventions or convention + ":nesterov" * nesterov
-    last = last.replace(",", "-").replace(":", "-")
-    path = out or Path("runs") / f"{Path(data).stem}-{model}-{last}"
-    watch = watching(path, live=live, tensorboard=tensorboard)
-    if conventions is None:
-        _run_one(settings, path, watch, overwrite=overwrite)
-    else:
-        _run_several(settings, conventions, path, watch, overwrite=overwrite)
+    with _joined() as world:
+        with world.together():
+            _check_processes(world.size, conventions, shard=shard)
+            if resume is not None:
+                _refuse_settings(context)
+            if conventions is not None:
+                _refuse_together(context, "convention", "conventions")
+            settings = Settings.from_plain(
+                {
+                    # Absolute, so that the run can be resumed from another folder.
+                    "data": data if data == "digits" else str(Path(data).absolute()),
+                    "model": model,
+                    "convention": convention,
+                    "nesterov": nesterov,
+                    "lr": lr,
+                    "momentum": momentum,
+                    "dampening": dampening,
+                    "weight_decay": weight_decay,
+                    "weight_decay_mode": weight_decay_mode,
+                    "lr_schedule": lr_schedule or ("steps" if conventions else "cosine"),
+                    "lr_drops": _numbers("lr_drops", lr_drops),
+                    "lr_drop_factor": lr_drop_factor,
+                    "warmup_epochs": warmup_epochs,
+                    "momentum_schedule": momentum_schedule,
+                    "epochs": epochs,
+                    "batch_size": batch_size,
+                    "seed": seed,
+                    "device": device,
+                    "evaluate_at": evaluate_at,
+                }
+            )
+        last = conventions or convention + ":nesterov" * nesterov
+        last = last.replace(",", "-").replace(":", "-")
+        path = resume or out or Path("runs") / f"{Path(data).stem}-{model}-{last}"
+        watch = _watched_by_first(world, path, live=live, tensorboard=tensorboard)
+        if conventions is not None:
+            _run_several(settings, conventions, path, watch, overwrite=overwrite)
+            return
+        given = settings if resume is None else None
+        _run_one(given, path, watch, world, overwrite=overwrite, shard=shard)
+
+
+@contextmanager
+def _joined() -> "Generator[World]":
+    """Join the processes that share the work; the first one speaks for all."""
+    from sgdm.training.world import joined
+
+    try:
+        with joined() as world:
+            try:
+                yield world
+            except SgdmError as error:
+                if world.rank:
+                    error.args = ("",)
+                raise
+    except LostProcessError as error:
+        if not is_launched():
+            typer.echo(f"sgdm: {error}", err=True)
+        raise typer.Exit(LOST) from error
+
+
+@contextmanager
+def _watched_by_first(
+    world: "World", path: Path, *, live: bool, tensorboard: bool
+) -> "Generator[Observer]":
+    from sgdm.cli.watching import watching
+    from sgdm.training.observer import Observer
+
+    with ExitStack() as stack:
+        observer = Observer()
+        with world.together():
+            if world.rank == 0:
+                watch = watching(path, live=live, tensorboard=tensorboard)
+                observer = stack.enter_context(watch)
+        yield observer
 
 
 def _run_one(
     settings: "Settings | None",
     path: Path,
     watch: "AbstractContextManager[Observer]",
+    world: "World",
     *,
     overwrite: bool,
+    shard: bool,
 ) -> None:
     """Train, or go on where `settings` is None; draw what there is, however it ends."""
     from sgdm.training.folder import RunFolder
     from sgdm.training.run import resume, train
 
-    load_extra("matplotlib.figure", extra="train")  # missing, it is said before the run
+    folder = RunFolder(path)
+    world.by_first(_check_pictures)  # missing, it is said before the run
     try:
         with watch as observer:
             if settings is None:
-                metrics = resume(path, observer=observer)
+                metrics = resume(path, observer=observer, world=world, shard=shard)
             else:
-                metrics = train(settings, path, overwrite=overwrite, observer=observer)
+                metrics = train(
+                    settings,
+                    path,
+                    overwrite=overwrite,
+                    observer=observer,
+                    world=world,
+                    shard=shard,
+                )
     except (DivergedError, InterruptedRunError):
         with suppress(SgdmError):  # a picture that fails is no reason to hide how the run ended
-            folder = RunFolder(path)
-            _draw(folder, folder.read_metrics())
+            world.by_first(lambda: _draw(folder, folder.read_metrics()))
         raise
+    world.by_first(lambda: _report(folder, metrics))
+
+
+def _check_pictures() -> None:
+    load_extra("matplotlib.figure", extra="train")
+
+
+def _report(folder: "RunFolder", metrics: "list[Metrics]") -> None:
     last = metrics[-1]
     typer.echo(
         f"test accuracy {100 * last.test_accuracy:.2f} %, loss {last.test_loss:.4f}, "
         f"after {last.epoch} epochs"
     )
-    _draw(RunFolder(path), metrics)
-    for name in ("curves.png", "metrics.csv", "checkpoint.pt", "config.json"):
-        typer.echo(str(path / name))
+    _draw(folder, metrics)
+    checkpoint = folder.checkpoint if folder.checkpoint.exists() else folder.checkpoint_folder
+    for file in (folder.curves, folder.metrics, checkpoint, folder.config):
+        typer.echo(str(file))
 
 
 def _draw(folder: "RunFolder", metrics: "list[Metrics]") -> None:
@@ -211,7 +291,7 @@ def _run_several(
     from sgdm.training.comparison import compare, parse_conventions
     from sgdm.training.folder import RunFolder
 
-    load_extra("matplotlib.figure", extra="train")
+    _check_pictures()
     names = parse_conventions(conventions)
     with watch as observer:
         comparison = compare(settings, names, path, overwrite=overwrite, observer=observer)
@@ -255,13 +335,35 @@ def _numbers(name: str, text: str) -> list[float]:
 
 
 def _refuse_settings(context: typer.Context) -> None:
-    """Refuse settings beside --resume: they are those of the run. How it is watched is none."""
-    for name in context.params.keys() - {"resume", "live", "tensorboard"}:
+    """Refuse settings beside --resume: they are those of the run.
+
+    Its processes are none, and how it is watched is none.
+    """
+    for name in context.params.keys() - {"resume", "nproc", "shard", "live", "tensorboard"}:
         if _was_given(context, name):
             raise InvalidUseError(
                 f"--{name.replace('_', '-')} must be left out with --resume, whose settings are in "
                 "the run's config.json; start a new run to change them"
             )
+
+
+def _check_processes(count: int, conventions: str | None, *, shard: bool) -> None:
+    if conventions is not None and count > 1:
+        raise InvalidUseError(
+            f"--conventions must be run by one process, got {count}; leave out --nproc and torchrun"
+        )
+    if shard and count == 1:
+        raise InvalidUseError(
+            "--shard must be given to several processes, got 1; add --nproc, or start with torchrun"
+        )
+
+
+def _refuse_torchrun(count: int) -> None:
+    if world_size() > 1:
+        raise InvalidUseError(
+            f"--nproc must be left out where torchrun has started {world_size()} processes, got "
+            f"{count}; take one of them"
+        )
 
 
 def _refuse_together(context: typer.Context, one: str, other: str) -> None:

@@ -6,6 +6,9 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from sgdm.shards import as_whole, is_whole, shard_of
 
 __all__ = ["in_chunks", "norm"]
 
@@ -15,7 +18,17 @@ _CHUNK = 1 << 20  # elements
 def in_chunks(
     f: Callable[..., Tensor], first: Tensor, second: Tensor | None, out: Tensor | None
 ) -> Tensor:
-    """Return f of two tensors, elementwise, without a float64 copy of the whole."""
+    """Return f of two tensors, elementwise, without a float64 copy of the whole.
+
+    Of DTensors, which lie alike, each process does so with its shards.
+    """
+    if is_whole(first):
+        shards = (None if x is None else shard_of(x) for x in (second, out))
+        result = in_chunks(f, shard_of(first), *shards)
+        if out is None:
+            return as_whole(result, first)
+        increment_version(out)
+        return out
     if out is None:
         out = torch.empty_like(first, memory_format=torch.contiguous_format)
     flat, one = out.view(-1), first.reshape(-1)

@@ -80,7 +80,7 @@ def convert_(
             type(optimizer),
             "take a torch.optim.SGD over with sgdm.SGD.from_torch first, or convert its state dict",
         )
-    optimizer._refuse_while_shown("convert_")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    optimizer.refuse_while_shown("convert_")
     target = _target(to, correct_momentum=correct_momentum)
     lrs = _for_groups(lr, len(optimizer.param_groups))
     maps = [

@@ -4,10 +4,12 @@ from typing import Protocol
 
 import torch
 
-from sgdm.engines import eager, native
+from sgdm.engines import eager, native, triton
 from sgdm.engines.check import check_plan
 from sgdm.engines.plan import PreparedStep, StepPlan
+from sgdm.engines.triton import interpreted
 from sgdm.errors import InvalidUseError, InvalidValueError
+from sgdm.extras import check_extra
 
 __all__ = ["Engine", "check_engine", "prepare"]
 
@@ -24,17 +26,19 @@ class Engine(Protocol):
 # engine does: there only torch's operations have torch's bits.
 _FMA_IN_TORCH = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 _ENGINES: dict[str, tuple[Engine, ...]] = {
-    "auto": (native, eager) if _FMA_IN_TORCH else (eager,),
+    "auto": (native, triton, eager) if _FMA_IN_TORCH else (triton, eager),
     "native": (native,),
+    "triton": (triton, interpreted),
     "eager": (eager,),
 }
 
 
 def check_engine(name: str) -> None:
-    """Refuse the name of an engine that does not exist.
+    """Refuse the name of an engine that does not exist, or is not installed.
 
     Raises:
         InvalidValueError: If it is not the name of an engine.
+        MissingExtraError: If what it needs is not installed.
     """
     if name not in _ENGINES:
         raise InvalidValueError.of(
@@ -43,6 +47,8 @@ def check_engine(name: str) -> None:
             name,
             "'auto' takes the fastest that serves the tensors",
         )
+    if name == "triton":
+        check_extra("triton", extra="triton")
 
 
 def prepare(plan: StepPlan, engine: str) -> PreparedStep:
@@ -52,6 +58,7 @@ def prepare(plan: StepPlan, engine: str) -> PreparedStep:
         InvalidValueError: If there is no such engine, or the plan's tensors do not fit.
         InvalidTypeError: If a buffer is of another kind than its parameter.
         InvalidUseError: If the engine asked for cannot run this plan.
+        MissingExtraError: If the engine asked for is not installed.
     """
     check_engine(engine)
     reason = ""

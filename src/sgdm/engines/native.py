@@ -13,7 +13,7 @@ from sgdm.engines import _native
 from sgdm.engines.eager import strides_of_first_buffer
 from sgdm.engines.plan import GradientNorm, Part, StepPlan
 
-__all__ = ["Memory", "gather", "prepare"]
+__all__ = ["gather", "know_sharded", "prepare"]
 
 
 _native.set_up(
@@ -25,7 +25,7 @@ _native.set_up(
     torch._C.__file__,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 )
 gather = _native.gather
-Memory = _native.Memory
+know_sharded = _native.know_sharded
 
 
 def prepare(plan: StepPlan) -> _native.PreparedStep | str:

@@ -3,15 +3,89 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from sgdm.engines._native import Memory
+from sgdm.engines import _native
 from sgdm.recurrence import Coefficients
 
-__all__ = ["GradientNorm", "Part", "PreparedStep", "Rule", "StepPlan", "TensorUpdate"]
+__all__ = [
+    "PLAIN",
+    "DecidingStep",
+    "GradientNorm",
+    "Memory",
+    "Options",
+    "Outcome",
+    "Part",
+    "PreparedStep",
+    "Rule",
+    "StepPlan",
+    "TensorUpdate",
+]
+
+
+class Memory(_native.Memory):
+    """What is remembered of an optimizer's tensors from step to step, to be faster.
+
+    It changes nothing else, and holds on to no tensor of the optimizer's.
+
+    Attributes:
+        on_device: What the engine of a device keeps there, by that engine's name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_device: dict[str, Any] = {}
+
+
+class Options(NamedTuple):
+    """What is done to all gradients of a step, besides the rule.
+
+    Attributes:
+        grad_scale: They are divided by this first: the loss scale, or None.
+        found_inf: Not 0 where GradScaler has found an overflow, or None. The step is not made then.
+        max_grad_norm: They are scaled down together where their norm is above it; None for never.
+        checks_finite: Whether NaN or infinity in a gradient keeps the step from being made.
+        waits: Whether the outcome must be known at once, also where a device decides it.
+    """
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+    max_grad_norm: float | None = None
+    checks_finite: bool = False
+    waits: bool = False
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether it depends on the gradients that the step is made."""
+        return self.found_inf is not None or self.checks_finite
+
+
+class Outcome(NamedTuple):
+    """What became of a step.
+
+    What a device has decided, and nobody waits for, is a tensor of one element on it, which the
+    next step of the same plan leaves as it is.
+
+    Attributes:
+        grad_norm: The norm of the unscaled gradients, None where it was not asked for; a tensor is
+            negative where GradScaler had found an overflow.
+        skipped: Whether nothing was changed.
+        finite: Whether the gradients were, where that was asked for, on all processes.
+        nonfinite: A parameter whose gradient was not, or its shard; None where this process has
+            none, or nobody waits.
+    """
+
+    grad_norm: float | Tensor | None = None
+    skipped: bool | Tensor = False
+    finite: bool | Tensor = True
+    nonfinite: Tensor | None = None
+
+
+#: Nothing is done to the gradients.
+PLAIN = Options()
 
 
 class Rule(NamedTuple):
@@ -52,6 +126,8 @@ class Part:
         buffers: Updated in place where the rule's buffer is "running"; None where the rule touches
             none. Where it is "first" the engine puts the new ones here.
         averages: The moving averages, updated in place; None without them.
+        wholes: The parameters as the user holds them, where some are DTensors and `params` has
+            their shards; None where it has them all as they are. No engine reads them.
     """
 
     rule: Rule
@@ -59,6 +135,7 @@ class Part:
     gradients: list[Tensor] = field(default_factory=list[Tensor])
     buffers: list[Tensor] | None = None
     averages: list[Tensor] | None = None
+    wholes: list[Tensor] | None = None
 
     def updates(self) -> Iterator[TensorUpdate]:
         """Yield the tensors, one update at a time."""
@@ -79,11 +156,14 @@ class StepPlan:
     Attributes:
         differentiable: Whether autograd records the step.
         parts: What is done.
+        wholes: All DTensors of the optimizer, also those without a gradient in this step: their
+            processes decide together.
         memory: What is remembered of this optimizer's tensors from step to step, to be faster.
     """
 
     differentiable: bool = False
     parts: list[Part] = field(default_factory=list[Part])
+    wholes: list[Tensor] = field(default_factory=list[Tensor])
     memory: Memory = field(default_factory=Memory)
 
 
@@ -117,3 +197,26 @@ class PreparedStep(Protocol):
     def step(self, scale: float) -> None:
         """Update every parameter, buffer and average, with the gradients multiplied by `scale`."""
         ...
+
+
+class DecidingStep:
+    """A prepared step that can decide on its device what becomes of it.
+
+    It is no abstract class: asking for one of those takes 130 ns, at every step.
+    """
+
+    def gradient_norm(self) -> GradientNorm:
+        """Read the gradients, and wait for what they are."""
+        raise NotImplementedError
+
+    def step(self, scale: float) -> None:
+        """Update every parameter, buffer and average, with the gradients multiplied by `scale`."""
+        raise NotImplementedError
+
+    def run(self, options: Options) -> Outcome:
+        """Make the step, or skip it, as the options ask."""
+        raise NotImplementedError
+
+    def refresh(self, options: Options) -> None:
+        """Bring what a captured run reads up to date."""
+        raise NotImplementedError

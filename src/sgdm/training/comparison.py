@@ -24,6 +24,7 @@ from sgdm.training.lr_schedule import drop_steps
 from sgdm.training.observer import ComparedEpoch, Observer
 from sgdm.training.run import finish_epoch
 from sgdm.training.settings import Settings
+from sgdm.training.world import World
 
 __all__ = ["Comparison", "Trace", "compare", "parse_conventions"]
 
@@ -126,7 +127,8 @@ def compare(
     comparison = Comparison(traces, [], _drops(settings, first.total))
     progresses = [Progress() for _ in learners]
     compared: list[ComparedEpoch] = []
-    folder.begin(lambda new: _write(new, settings, comparison))
+    with folder.begin(World()) as new:
+        _write(new, settings, comparison)
     observer = observer or Observer()
     observer.started(0, first.total)
     try:

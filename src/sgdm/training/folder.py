@@ -2,9 +2,10 @@
 
 import json
 import platform
+import re
 import shlex
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 
 from sgdm.errors import FileError
 from sgdm.files import append_line, unfinished, write_atomically
+from sgdm.training.replacing import beside, put_in_place, recover, stage
 from sgdm.training.settings import Settings
+from sgdm.training.world import World
 from sgdm.version import __version__
 
 __all__ = ["Metrics", "RunFolder"]
@@ -45,14 +48,18 @@ class Metrics:
     test_accuracy: float
 
 
+_CHECKPOINT_FILE = re.compile(
+    r"__\d+_\d+\.distcp|\.metadata(\.tmp)?|run\.json|\.run\.json\.[0-9a-f]{16}\.tmp"
+)
 _COLUMNS = [field.name for field in fields(Metrics)]
 
 
 class RunFolder:
     """Where a run keeps its files.
 
-    A training run has `config.json`, `metrics.csv`, `curves.png` and `checkpoint.pt`, a comparison
-    `config.json`, `compare.csv` and `compare.png`; either may have event files of TensorBoard.
+    A training run has `config.json`, `metrics.csv`, `curves.png` and `checkpoint.pt`, or the folder
+    `checkpoint` if it has several processes; a comparison `config.json`, `compare.csv` and
+    `compare.png`. Either may have event files of TensorBoard.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +68,7 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.curves = path / "curves.png"
         self.checkpoint = path / "checkpoint.pt"
+        self.checkpoint_folder = path / "checkpoint"
         self.compare_csv = path / "compare.csv"
         self.compare_png = path / "compare.png"
         self.tensorboard = path / "tensorboard"
@@ -73,7 +81,7 @@ class RunFolder:
                 False; or holds what is no run, whatever `overwrite` says.
         """
         with _reading(self.path):
-            self._recover()
+            recover(self.path)
             if self.path.resolve() == Path.cwd():
                 raise FileError.of("out", "a folder of its own", str(self.path), "name one")
             if self.path.exists() and not self.path.is_dir():
@@ -92,50 +100,64 @@ class RunFolder:
                 "--overwrite replaces runs only: choose another --out"
             )
 
-    def begin(self, write: "Callable[[RunFolder], object]") -> None:
+    @contextmanager
+    def begin(self, world: World) -> "Generator[RunFolder]":
         """Put the first files of a run into the place, whole: the old run stays until they are.
 
-        They are written into a folder beside it, which then takes its place.
+        In the block they are written into a folder beside it, which then takes its place.
 
         Args:
-            write: Is given the folder to write into.
+            world: The processes that write them.
 
         Raises:
             FileError: If it cannot be written. What was there is there still.
         """
-        staged, replaced = self._beside("new"), self._beside("old")
+        staged, _ = beside(self.path)
         try:
-            self._recover()
-            staged.mkdir(parents=True)
-            write(RunFolder(staged))
-            if self.path.exists():
-                self.path.rename(replaced)
-            staged.rename(self.path)
+            world.by_first(lambda: self._writing(stage))
+            yield RunFolder(staged)
+            world.by_first(lambda: self._writing(put_in_place))
+        finally:
+            if world.rank == 0:
+                with suppress(OSError):
+                    recover(self.path)
+
+    def _writing(self, change: Callable[[Path], object]) -> None:
+        try:
+            change(self.path)
         except OSError as error:
             raise FileError(
                 f"{self.path} cannot be written ({error.strerror}); choose another --out"
             ) from error
-        finally:
-            with suppress(OSError):
-                self._recover()
 
-    def _recover(self) -> None:
-        """Undo a replacement that was cut off, or finish it."""
-        staged, replaced = self._beside("new"), self._beside("old")
-        if replaced.exists():
-            if self.path.exists():
-                shutil.rmtree(replaced, ignore_errors=True)
-            else:
-                replaced.rename(self.path)
-        shutil.rmtree(staged, ignore_errors=True)
+    def is_saved_by_several(self) -> bool:
+        """Whether the checkpoint to read is the folder that several processes write."""
+        with _reading(self.path):
+            recover(self.checkpoint_folder)
+            return self.checkpoint_folder.is_dir() and not self.checkpoint.exists()
 
-    def _beside(self, ending: str) -> Path:
-        place = self.path.absolute()
-        return place.with_name(f".{place.name}.{ending}")
+    def remove_checkpoint_file(self) -> None:
+        """Remove the checkpoint of one process, where several have written theirs.
 
-    def write_settings(self, settings: Settings, **more: Any) -> None:
+        Raises:
+            FileError: If it cannot be removed: it would be read in place of theirs.
+        """
+        try:
+            self.checkpoint.unlink(missing_ok=True)
+        except OSError as error:
+            raise FileError(
+                f"{self.checkpoint} cannot be removed ({error.strerror}); remove it, and go on"
+            ) from error
+
+    def remove_checkpoint_folder(self) -> None:
+        """Remove the checkpoint of several processes, where one has written its own."""
+        if self.checkpoint_folder.exists():
+            shutil.rmtree(self.checkpoint_folder, ignore_errors=True)  # it is not read any more
+
+    def write_settings(self, settings: Settings, *, processes: int = 1, **more: Any) -> None:
         """Write the settings, what the bits depend on besides, and what else is to be known."""
-        content = {"settings": settings.as_plain(), "environment": _environment(), **more}
+        environment = {**_environment(), "processes": processes}
+        content = {"settings": settings.as_plain(), "environment": environment, **more}
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(self.config, lambda file: file.write(text.encode()))
 
@@ -146,7 +168,7 @@ class RunFolder:
             FileError: If there is none, or its `config.json` is damaged.
         """
         with _reading(self.path):
-            self._recover()
+            recover(self.path)
             if not self.config.is_file():
                 raise FileError.of(
                     "resume", "the folder of a run", str(self.path), "it has no config.json"
@@ -198,15 +220,21 @@ class RunFolder:
     def _foreign(self, held: list[Path]) -> list[Path]:
         """Return what no run wrote, of what the folder holds."""
         own = self._own_files() if held else []
-        below = sorted(self.tensorboard.rglob("*"))
-        return [file for file in held if not self._is_own(file, own)] + [
-            file for file in below if not _is_event_file(file)
+        folders = self._own_folders()
+        return [file for file in held if not _is_own(file, own, folders)] + [
+            file
+            for folder, is_own in folders.items()
+            for file in sorted(folder.rglob("*"))
+            if not is_own(file)
         ]
 
-    def _is_own(self, file: Path, own: Sequence[Path]) -> bool:
-        if file == self.tensorboard:
-            return file.is_dir() and not file.is_symlink()
-        return file in own and file.is_file()
+    def _own_folders(self) -> dict[Path, Callable[[Path], bool]]:
+        """Return the folders that a run may have, and what belongs into each."""
+        checkpoints = (self.checkpoint_folder, *beside(self.checkpoint_folder))
+        return {
+            self.tensorboard: _is_event_file,
+            **{self.path / folder.name: _is_checkpoint_file for folder in checkpoints},
+        }
 
     def _own_files(self) -> list[Path]:
         files = [
@@ -218,6 +246,17 @@ class RunFolder:
             self.compare_png,
         ]
         return files + [left for file in files for left in unfinished(file)]
+
+
+def _is_own(file: Path, files: Sequence[Path], folders: Collection[Path]) -> bool:
+    if file in folders:
+        return file.is_dir() and not file.is_symlink()
+    return file in files and file.is_file()
+
+
+def _is_checkpoint_file(file: Path) -> bool:
+    """Whether torch.distributed.checkpoint wrote it, or what stands beside that."""
+    return file.is_file() and _CHECKPOINT_FILE.fullmatch(file.name) is not None
 
 
 def _is_event_file(file: Path) -> bool:

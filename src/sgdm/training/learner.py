@@ -8,6 +8,7 @@ twice and saves no generator.
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,16 @@ from sgdm.schedule import MomentumScheduler, demon, nesterov, su_boyd_candes, su
 from sgdm.training.data import Dataset
 from sgdm.training.lr_schedule import learning_rate
 from sgdm.training.models import build_model
+from sgdm.training.parallel import parts_of, spread
 from sgdm.training.settings import Settings
+from sgdm.training.world import World
 
 __all__ = ["Batch", "Learner", "Score", "make_optimizer"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step saw, at the point where its gradient was taken.
+    """What one step saw, in all processes, at the point where its gradient was taken.
 
     Attributes:
         loss: Mean cross entropy.
@@ -47,12 +50,15 @@ class Score:
 
 
 class Learner:
-    """A network in training.
+    """A network in training, in one process or in several that share each batch.
 
     Args:
         settings: The run's.
         data: The examples.
         dtype: float32, or float64 where runs are compared.
+        world: The processes; they make it all at once.
+        shard: Whether each keeps a part of the parameters and of the optimizer's state, and not a
+            copy.
 
     Raises:
         InvalidValueError: If a setting is out of range, has no place in the convention, or names a
@@ -60,14 +66,26 @@ class Learner:
     """
 
     def __init__(
-        self, settings: Settings, data: Dataset, *, dtype: torch.dtype = torch.float32
+        self,
+        settings: Settings,
+        data: Dataset,
+        *,
+        dtype: torch.dtype = torch.float32,
+        world: World | None = None,
+        shard: bool = False,
     ) -> None:
         self.settings = settings
-        self.device = _device(settings.device)
+        self.world = world or World()
+        self.shard = shard
+        with self.world.together():
+            self.device = _device(self.world.device(settings.device))
         self._train = (data.train_x.to(self.device, dtype), data.train_y.to(self.device))
         self._test = (data.test_x.to(self.device, dtype), data.test_y.to(self.device))
         model = build_model(settings.model, data, seed=settings.seed)
         self.model: nn.Module = model.to(self.device, dtype)
+        self._network = (
+            self.model if self.world.size == 1 else spread(self.model, self._train[0], shard=shard)
+        )
         self.per_epoch = math.ceil(len(data.train_y) / settings.batch_size)
         self.total = self.per_epoch * settings.epochs
         self.optimizer = make_optimizer(settings, list(self.model.parameters()))
@@ -86,21 +104,38 @@ class Learner:
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()
-            outputs = self.model(x)
-            loss = nn.functional.cross_entropy(outputs, y)
-            value = loss.item()
-            if not math.isfinite(value):
+            loss, batch = self._measure(x, y)
+            if not math.isfinite(batch.loss):
                 raise DivergedError(
-                    f"the loss is {value} at step {t} of {self.total}; "
+                    f"the loss is {batch.loss} at step {t} of {self.total}; "
                     "take a smaller --lr, or warm it up with --warmup-epochs"
                 )
             loss.backward()
-            correct = int((outputs.argmax(1) == y).sum().item())
-            seen.append(Batch(value, correct, len(y)))
+            seen.append(batch)
             return loss
 
         self.optimizer.step(closure)
         return seen[0]
+
+    def _measure(self, x: Tensor, y: Tensor) -> tuple[Tensor, Batch]:
+        """Return the loss to go backward from, and what all processes saw together."""
+        own = self.world.part(len(y))
+        outputs, labels = self._network(x[own]), y[own]
+        loss = self._mean_loss(outputs, labels, len(y))
+        correct = int((outputs.argmax(1) == labels).sum().item())
+        total, correct = self.world.total(loss.item(), correct)
+        return loss, Batch(total / self.world.size, int(correct), len(y))
+
+    def _mean_loss(self, outputs: Tensor, labels: Tensor, size: int) -> Tensor:
+        """Return this process's part of the mean over `size` examples, times the processes.
+
+        Over these the gradients are averaged: so they become those of the whole mean, however
+        many examples each has, and with none as well.
+        """
+        if self.world.size == 1:
+            return nn.functional.cross_entropy(outputs, labels)
+        summed = nn.functional.cross_entropy(outputs, labels, reduction="sum")
+        return summed * (self.world.size / size)
 
     def set_hyperparameters(self, t: int) -> None:
         """Write the learning rate and momentum of step t into the optimizer."""
@@ -111,7 +146,7 @@ class Learner:
             self._momenta.load_state_dict({"t": t})
 
     def batch(self, t: int) -> tuple[Tensor, Tensor]:
-        """Return the examples of step t."""
+        """Return the examples of step t, of all processes."""
         epoch, place = divmod(t, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.settings.seed * 2**20 + epoch)
@@ -125,10 +160,15 @@ class Learner:
     def evaluate(self) -> Score:
         """Score the test examples, at Θ as stored or at the iterate θ, as the settings say."""
         with self.at_evaluation_point():
-            outputs = self.model(self._test[0])
-        y = self._test[1]
-        loss = nn.functional.cross_entropy(outputs, y).item()
-        return Score(loss, int((outputs.argmax(1) == y).sum().item()) / len(y))
+            _, seen = self._measure(*self._test)
+        return Score(seen.loss, seen.correct / seen.size)
+
+    def load(self, weights: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        """Take over whole state dicts, of the model and of its optimizer."""
+        if self.shard:
+            weights, optimizer = parts_of(self.model, weights, optimizer)
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(optimizer)
 
     def at_evaluation_point(self, optimizer: SGD | None = None) -> AbstractContextManager[None]:
         """Show the parameters that are evaluated: its own, or those of a like optimizer."""

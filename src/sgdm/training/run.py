@@ -19,12 +19,19 @@ from sgdm.training.folder import Metrics, RunFolder
 from sgdm.training.learner import Learner
 from sgdm.training.observer import Observer
 from sgdm.training.settings import Settings
+from sgdm.training.world import World
 
 __all__ = ["finish_epoch", "resume", "train"]
 
 
 def train(
-    settings: Settings, path: Path, *, overwrite: bool = False, observer: Observer | None = None
+    settings: Settings,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    world: World | None = None,
+    shard: bool = False,
 ) -> list[Metrics]:
     """Train from the beginning; nothing is written before everything has been checked.
 
@@ -33,64 +40,126 @@ def train(
         path: The folder of the run, which is made.
         overwrite: Replace a run that is there.
         observer: Is told of every step.
+        world: The processes that share the work; all of them call this. Only the first needs an
+            observer.
+        shard: Whether each keeps a part of the parameters and of the optimizer's state, and not a
+            copy.
 
     Returns:
         The metrics of every epoch.
 
     Raises:
-        InvalidValueError: If a setting is out of range or the data leave nothing to learn.
+        InvalidValueError: If a setting is out of range, the data leave nothing to learn, or
+            processes were given different ones.
         FileError: If the data cannot be read, the place is taken or the disk is full.
         DivergedError: If the loss is no longer finite; what was written stays.
         InterruptedRunError: At an interrupt (Ctrl-C), after saving.
     """
+    world = world or World()
     folder = RunFolder(path)
-    folder.refuse_existing(overwrite=overwrite)
-    data = load_data(settings.data, seed=settings.seed)
-    learner = Learner(settings, data)
+    world.by_first(lambda: folder.refuse_existing(overwrite=overwrite))
+    learner, fingerprint = _prepare(settings, world, shard=shard)
 
     def write(new: RunFolder) -> None:
-        new.write_settings(settings)
+        new.write_settings(settings, processes=world.size)
         new.write_metrics([])
-        save_checkpoint(new.checkpoint, learner, data.fingerprint, Progress())
 
-    folder.begin(write)
-    return _go_on(folder, learner, data.fingerprint, Progress(), observer or Observer())
+    with folder.begin(world) as new:
+        world.by_first(lambda: write(new))
+        _save(new, learner, fingerprint, Progress())
+    return _go_on(folder, learner, fingerprint, Progress(), observer or Observer())
 
 
-def resume(path: Path, *, observer: Observer | None = None) -> list[Metrics]:
-    """Go on with a run that was interrupted, from its checkpoint, to the same bits.
+def resume(
+    path: Path,
+    *,
+    observer: Observer | None = None,
+    world: World | None = None,
+    shard: bool = False,
+) -> list[Metrics]:
+    """Go on with a run that was interrupted, from its checkpoint.
+
+    With as many processes as before, and sharded as before, it is to the same bits.
+
+    Args:
+        path: The folder of the run.
+        observer: As for `train`.
+        world: As for `train`; as many as there are now.
+        shard: As for `train`.
 
     Raises:
         FileError: If the folder holds no run, or its files are damaged or of another run.
         DivergedError: As for `train`.
         InterruptedRunError: As for `train`.
     """
+    world = world or World()
     folder = RunFolder(path)
-    settings = folder.read_settings()
-    data = load_data(settings.data, seed=settings.seed)
-    learner = Learner(settings, data)
-    progress = load_checkpoint(folder.checkpoint, learner, data.fingerprint)
+    settings = world.by_first(folder.read_settings)
+    learner, fingerprint = _prepare(settings, world, shard=shard)
+    progress = _load(folder, learner, fingerprint)
+    rows = world.by_first(lambda: _cut(folder, progress, learner.per_epoch))
+    observer = observer or Observer()
+    observer.resumed(rows)
+    return _go_on(folder, learner, fingerprint, progress, observer)
+
+
+def _prepare(settings: Settings, world: World, *, shard: bool) -> tuple[Learner, str]:
+    """Return the learner, and the fingerprint of its data."""
+    with world.together():
+        data = load_data(settings.data, seed=settings.seed)
+    world.check_same({**settings.as_plain(), "shard": shard, "fingerprint": data.fingerprint})
+    with world.together():
+        learner = Learner(settings, data, world=world, shard=shard)
+    return learner, data.fingerprint
+
+
+def _cut(folder: RunFolder, progress: Progress, per_epoch: int) -> list[Metrics]:
+    """Cut off what the metrics have beyond the checkpoint."""
     rows = [row for row in folder.read_metrics() if row.step <= progress.step]
-    epochs = range(1, progress.step // learner.per_epoch + 1)
-    if [(row.epoch, row.step) for row in rows] != [(e, e * learner.per_epoch) for e in epochs]:
+    epochs = range(1, progress.step // per_epoch + 1)
+    if [(row.epoch, row.step) for row in rows] != [(e, e * per_epoch) for e in epochs]:
         raise FileError(
             f"{folder.metrics} has not the {len(epochs)} epochs up to the checkpoint; put it back, "
             "or start a new run with --overwrite"
         )
     folder.write_metrics(rows)
-    observer = observer or Observer()
-    observer.resumed(rows)
-    return _go_on(folder, learner, data.fingerprint, progress, observer)
+    return rows
+
+
+def _save(folder: RunFolder, learner: Learner, fingerprint: str, progress: Progress) -> None:
+    """Write the checkpoint of as many processes, and remove the other kind.
+
+    A kill in between leaves both kinds, and the file is read then, which is whole: in the one case
+    it is the newer, in the other an epoch older.
+    """
+    if learner.world.size == 1:
+        save_checkpoint(folder.checkpoint, learner, fingerprint, progress)
+        folder.remove_checkpoint_folder()
+    else:
+        # It takes a second to load, which one process has no use for.
+        from sgdm.training.checkpoint_together import save_together  # noqa: PLC0415
+
+        save_together(folder.checkpoint_folder, learner, fingerprint, progress)
+        learner.world.by_first(folder.remove_checkpoint_file)
+
+
+def _load(folder: RunFolder, learner: Learner, fingerprint: str) -> Progress:
+    """Put the learner where the checkpoint left it, of whichever kind that is."""
+    world = learner.world
+    if world.by_first(folder.is_saved_by_several):
+        from sgdm.training.checkpoint_together import load_together  # noqa: PLC0415 - as above
+
+        return load_together(folder.checkpoint_folder, learner, fingerprint)
+    with world.together():
+        return load_checkpoint(folder.checkpoint, learner, fingerprint)
 
 
 def _go_on(
     folder: RunFolder, learner: Learner, fingerprint: str, progress: Progress, observer: Observer
 ) -> list[Metrics]:
-    def save() -> None:
-        save_checkpoint(folder.checkpoint, learner, fingerprint, progress)
-
+    world = learner.world
     observer.started(progress.step, learner.total)
-    with _deferred_interrupt() as interrupted:
+    with _deferred_interrupt(world):
         while progress.step < learner.total:
             try:
                 batch = learner.step(progress.step)
@@ -99,17 +168,25 @@ def _go_on(
             progress.take(batch)
             observer.stepped(batch)
             if progress.step % learner.per_epoch == 0:
-                metrics = finish_epoch(learner, progress)
-                folder.append(metrics)
-                save()
-                observer.finished_epoch(metrics)
-            if interrupted():
-                save()
+                _end_epoch(folder, learner, fingerprint, progress, observer)
+            if world.stops:
+                _save(folder, learner, fingerprint, progress)
                 raise InterruptedRunError(
                     f"interrupted after {progress.step} of {learner.total} steps; "
                     f"go on with: sgdm train --resume {shlex.quote(str(folder.path))}"
+                    + f" --nproc {world.size}" * (world.size > 1)
+                    + " --shard" * learner.shard
                 )
-    return folder.read_metrics()
+    return world.by_first(folder.read_metrics)
+
+
+def _end_epoch(
+    folder: RunFolder, learner: Learner, fingerprint: str, progress: Progress, observer: Observer
+) -> None:
+    metrics = finish_epoch(learner, progress)
+    learner.world.by_first(lambda: folder.append(metrics))
+    _save(folder, learner, fingerprint, progress)
+    learner.world.by_first(lambda: observer.finished_epoch(metrics))
 
 
 def finish_epoch(learner: Learner, progress: Progress) -> Metrics:
@@ -131,31 +208,22 @@ def finish_epoch(learner: Learner, progress: Progress) -> Metrics:
 
 
 @contextmanager
-def _deferred_interrupt() -> Generator["_Interrupt"]:
+def _deferred_interrupt(world: World) -> Generator[None]:
     """Let the first Ctrl-C or SIGTERM wait for the end of the step; a second one acts at once.
 
     Outside the main thread, where signals do not arrive, nothing is changed.
     """
-    interrupt = _Interrupt()
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
+        world.ask_to_stop()
+        signal.signal(number, signal.SIG_DFL)
+
+    world.begin()
     in_main_thread = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-    previous = [(number, signal.signal(number, interrupt.note)) for number in numbers]
+    previous = [(number, signal.signal(number, note)) for number in numbers]
     try:
-        yield interrupt
+        yield
     finally:
         for number, handler in previous:
             signal.signal(number, handler)
-
-
-class _Interrupt:
-    """Whether an interrupt has come."""
-
-    def __init__(self) -> None:
-        self._noted = False
-
-    def note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
-        self._noted = True
-        signal.signal(number, signal.SIG_DFL)
-
-    def __call__(self) -> bool:
-        return self._noted
