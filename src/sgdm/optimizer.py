@@ -465,14 +465,15 @@ class SGD(Optimizer):
             InvalidUseError: As `step` does.
             InvalidTypeError: As `step` does.
         """
-        self._drop_probes()
+        if self._probes:
+            self._drop_probes()
         plan, made, remembered = self._plan(work, memory, at_look_ahead=at_look_ahead)
         has_gradients = bool(plan.parts or self.in_backward)
         if has_gradients not in self._looked:
             refuse_replaced(self._params())
             self._looked.add(has_gradients)
         options = self._options()
-        if options.may_skip:
+        if options is not PLAIN and options.may_skip:
             keeps = any(makes_state(part, rules, self.state) for part, rules in made)
             moves = any(group.get(key) != value for group, key, value in remembered)
             raises = self._nonfinite == "raise"
@@ -507,8 +508,9 @@ class SGD(Optimizer):
             made += [(part, rules) for part in add_parts(plan, params, rules, self.state)]
             if rules.remembers is not None and len(plan.parts) > planned:
                 remembered.append((group, *rules.remembers))
-        if not self._wholes and any(part.wholes is not None for part in plan.parts):
-            plan.wholes = self._wholes = self._agree()  # parameters were exchanged since
+        for part in plan.parts:
+            if part.wholes is not None and not self._wholes:  # parameters were exchanged since
+                plan.wholes = self._wholes = self._agree()
         return plan, made, remembered
 
     def refresh_hyperparameters(self) -> None:
@@ -530,10 +532,9 @@ class SGD(Optimizer):
 
     def _drop_probes(self) -> None:
         """Begin the averages that a checkpoint library has asked for at the first step."""
-        if self._probes:
-            for param, own in self._without_probes(self.state).items():
-                self.state[param] = own
-            self._probes.clear()
+        for param, own in self._without_probes(self.state).items():
+            self.state[param] = own
+        self._probes.clear()
 
     def _without_probes(self, state: Mapping[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
         """Return state without the averages that are as the probe has made them."""
