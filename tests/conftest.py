@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 import torch
 
+pytest.register_assert_rewrite("examining")
+
 from world import World
 
 # Without a GPU the kernels for it run in Triton's interpreter, which Triton asks for when it is

@@ -2,6 +2,7 @@
 
 import traceback
 
+import pytest
 import torch
 
 import sgdm
@@ -96,6 +97,25 @@ def planted_failures(examined):
     """What a subject fails, and CleanSGD does not."""
     found = failures(examined)
     return {name: seen for name, seen in found.items() if name not in OF_CLEAN}
+
+
+def caught_alone(planted, find, *, shown="{}"):
+    """The test that each planted defect is caught by its case alone, and shown by its script.
+
+    Args:
+        planted: A kind of optimizer, the case that is to catch it, and what that says.
+        find: What is wrong with a subject.
+        shown: How the script's last words have what the case says.
+    """
+
+    @pytest.mark.parametrize(("kind", "name", "text"), planted)
+    def test(kind, name, text):
+        examined = subject(kind, lr=0.1, momentum=0.9)
+        found = find(examined)
+        assert texts(found) == {name: text}
+        assert shown.format(text) in script_failure(name, examined, found)
+
+    return test
 
 
 def script_failure(name, examined, failed):

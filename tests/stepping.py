@@ -1,8 +1,10 @@
 """The cases about steps: of elements, gradients, hyperparameters, decay and the first step."""
 
+from functools import partial
+
 import torch
 
-from examining import CLEAN, accusations
+from examining import CLEAN, accusations, failures
 from sgdm.audit.cases import decay, elements, first_step, gradients, hyperparameters
 
 STEP_CASES = (
@@ -12,6 +14,7 @@ STEP_CASES = (
     *decay.CASES,
     *first_step.CASES,
 )
+step_failures = partial(failures, cases=STEP_CASES)
 
 
 def known_defects(examined):

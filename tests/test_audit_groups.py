@@ -7,6 +7,7 @@ from examining import (
     CASE,
     CLEAN,
     accusations,
+    caught_alone,
     planted_failures,
     script_failure,
     subject,
@@ -47,12 +48,9 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_caught_by_its_case_alone_and_shown_by_its_script(kind, name, text):
-    examined = subject(kind, lr=0.1, momentum=0.9)
-    found = planted_failures(examined)
-    assert texts(found) == {name: text}
-    assert f"AssertionError: {text}" in script_failure(name, examined, found)
+test_caught_by_its_case_alone_and_shown_by_its_script = caught_alone(
+    PLANTED, planted_failures, shown="AssertionError: {}"
+)
 
 
 def test_order_is_caught():

@@ -1,12 +1,11 @@
 """Cases of hyperparameters: each catches what it is for, and nothing else does."""
 
-import pytest
 import torch
 
 from clean_sgd import CleanSGD
-from examining import accusations, failures, script_failure, subject, texts
+from examining import accusations, caught_alone, subject
 from sgdm.audit.cases.hyperparameters import CASES
-from stepping import STEP_CASES, false_accusations
+from stepping import STEP_CASES, false_accusations, step_failures
 
 
 class IgnoresDampening(CleanSGD):
@@ -123,12 +122,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_caught_by_its_case_alone_and_shown_by_its_script(kind, name, text):
-    examined = subject(kind, lr=0.1, momentum=0.9)
-    found = failures(examined, STEP_CASES)
-    assert texts(found) == {name: text}
-    assert text in script_failure(name, examined, found)
+test_caught_by_its_case_alone_and_shown_by_its_script = caught_alone(PLANTED, step_failures)
 
 
 def test_every_planted_defect_has_its_case():

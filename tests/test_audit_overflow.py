@@ -6,6 +6,7 @@ import torch
 from examining import (
     CLEAN,
     accusations,
+    caught_alone,
     failures,
     planted_failures,
     script_failure,
@@ -27,12 +28,9 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "text"), PLANTED)
-def test_caught_by_its_case_alone_and_shown_by_its_script(kind, name, text):
-    examined = subject(kind, **MOMENTUM)
-    found = planted_failures(examined)
-    assert texts(found) == {name: text}
-    assert f"AssertionError: {text}" in script_failure(name, examined, found)
+test_caught_by_its_case_alone_and_shown_by_its_script = caught_alone(
+    PLANTED, planted_failures, shown="AssertionError: {}"
+)
 
 
 @pytest.mark.parametrize("clean", CLEAN, ids=titles(CLEAN))

@@ -436,12 +436,10 @@ class SGD(Optimizer):
 
     def _update(self, *, at_look_ahead: bool = False) -> None:
         """Step every parameter from where it stands, and keep what the step made."""
-        everything = [(group, group["params"]) for group in self.param_groups]
-        remembered = self.step_params(everything, self._memory, at_look_ahead=at_look_ahead)
+        remembered = self.step_params(self._all(), self._memory, at_look_ahead=at_look_ahead)
         if self.in_backward is not None:
             remembered += self.in_backward()
-        for group, key, value in remembered:
-            group[key] = as_float(value) if isinstance(value, Tensor) else value
+        _remember(remembered)
 
     def step_params(
         self,
@@ -524,11 +522,9 @@ class SGD(Optimizer):
             InvalidUseError: If no step of these tensors was captured, or another engine than
                 "triton" runs them.
         """
-        everything = [(group, group["params"]) for group in self.param_groups]
-        plan, _, remembered = self._plan(everything, self._memory, at_look_ahead=False)
+        plan, _, remembered = self._plan(self._all(), self._memory, at_look_ahead=False)
         refresh(plan, engine=self.engine, options=self._options())
-        for group, key, value in remembered:
-            group[key] = value
+        _remember(remembered)
 
     def _drop_probes(self) -> None:
         """Begin the averages that a checkpoint library has asked for at the first step."""
@@ -570,6 +566,10 @@ class SGD(Optimizer):
         wholes = list(filter(is_whole, self._params()))
         check_meshes(self, wholes)
         return [*wholes]
+
+    def _all(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """Return every group with all of its parameters."""
+        return [(group, group["params"]) for group in self.param_groups]
 
     def _params(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
@@ -796,6 +796,11 @@ def _closure_needed(convention: str) -> InvalidUseError:
         "convention='bengio', which stores that point (feed it the momentum one step ahead; a "
         "constant one as it is)"
     )
+
+
+def _remember(remembered: Iterable[Remembered]) -> None:
+    for group, key, value in remembered:
+        group[key] = as_float(value) if isinstance(value, Tensor) else value
 
 
 def _put_back(kept: dict[Tensor, Tensor]) -> None:

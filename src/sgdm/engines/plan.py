@@ -205,14 +205,6 @@ class DecidingStep:
     It is no abstract class: asking for one of those takes 130 ns, at every step.
     """
 
-    def gradient_norm(self) -> GradientNorm:
-        """Read the gradients, and wait for what they are."""
-        raise NotImplementedError
-
-    def step(self, scale: float) -> None:
-        """Update every parameter, buffer and average, with the gradients multiplied by `scale`."""
-        raise NotImplementedError
-
     def run(self, options: Options) -> Outcome:
         """Make the step, or skip it, as the options ask."""
         raise NotImplementedError
