@@ -1,6 +1,5 @@
 """The command line, one file a command. What it knows it asks the library; nothing imports it."""
 
-import os
 import sys
 import traceback
 from io import TextIOWrapper
@@ -17,7 +16,6 @@ from sgdm.cli.explore import explore
 from sgdm.cli.plot import plot
 from sgdm.cli.train import train
 from sgdm.errors import DivergedError, InterruptedRunError, SgdmError
-from sgdm.training.environment import world_size
 from sgdm.version import __version__
 
 __all__ = ["main"]
@@ -71,9 +69,9 @@ def main() -> None:
         _fail("interrupted", 130)
     except Exception:  # noqa: BLE001 - 1, which Python would end with, is an audit's answer
         traceback.print_exc()
-        _end(70)
+        sys.exit(70)
     else:
-        _end(status or 0)
+        sys.exit(status or 0)
 
 
 def _status_of(error: SgdmError) -> int:
@@ -85,14 +83,4 @@ def _status_of(error: SgdmError) -> int:
 def _fail(message: str, status: int) -> NoReturn:
     if message:  # asked for nothing, the help has been printed
         typer.echo("sgdm: " + " ".join(message.splitlines()), err=True)
-    _end(status)
-
-
-def _end(status: int) -> NoReturn:
-    if world_size() > 1:
-        # Python's own end may destroy a thread of torch's communication while it runs, and abort
-        # after all is done (seen once in some dozen runs).
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
     sys.exit(status)
