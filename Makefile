@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 test: $(VENV)/installed $(VENV)/browser/chromium
 	$(BIN)/python -m pytest -n auto -m "not long"
 
-# Those that start many processes, or the tools of examples/.
+# Those that start many processes or heavy tools, fill memory, or try thousands of draws.
 long: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto -m long
 

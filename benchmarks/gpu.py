@@ -3,14 +3,13 @@
 Run on a machine with a GPU that does nothing else: python benchmarks/gpu.py
 """
 
-import csv
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from csv_table import write_table
 from torch import Tensor
 
 import sgdm
@@ -124,10 +123,7 @@ def main() -> None:
                 print(rows[-1])
             del steps
             torch.cuda.empty_cache()
-    with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(__file__, rows)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 Run on a machine that does nothing else: python benchmarks/in_backward.py
 """
 
-import csv
 import multiprocessing as mp
 import resource
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from csv_table import write_table
 from torch import nn
 
 import sgdm
@@ -71,10 +70,7 @@ def main() -> None:
                 }
             )
             print(rows[-1])
-    with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(__file__, rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import sgdm
-from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
+from in_memory import slot
+from sgdm.convert.checkpoint import Checkpoint
 from sgdm.convert.files.keras import prepare, read
 
 LR, TORCH_STEPS = 0.1, 10
@@ -90,11 +91,7 @@ def train_in_torch(folder):
 def write_for_keras(path, folder, network, optimizer, steps, lr):
     """Write what torch has trained as a Keras file, into a copy of Keras's own."""
     slots = [
-        Slot(
-            name=name,
-            parameter=stored(param.detach()),
-            buffer=stored(optimizer.state[param]["momentum_buffer"]),
-        )
+        slot(name, param, optimizer.state[param]["momentum_buffer"])
         for name, param in zip(NAMES, network.parameters(), strict=True)
     ]
     hyperparameters = {"lr": lr, "momentum": 0.9, "nesterov": True}
@@ -103,11 +100,6 @@ def write_for_keras(path, folder, network, optimizer, steps, lr):
         Checkpoint(convention="keras3", slots=slots, hyperparameters=hyperparameters, steps=steps),
         folder / "keras-training.keras",
     )()
-
-
-def stored(tensor):
-    """Return a tensor that is in memory as a checkpoint has it."""
-    return Stored(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from sgdm.errors import FileError
+
+
+def mutations(count: int) -> pytest.MarkDecorator:
+    """Give a test this `count` of mutations, and a tenth of it where time is short."""
+    every = pytest.param(count, marks=pytest.mark.long)
+    return pytest.mark.parametrize("count", [count // 10, every])
 
 
 def mutated(data: bytes, count: int, seed: int) -> Iterator[bytes]:

@@ -126,7 +126,10 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("name", "text"), ENDS.items())
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [pytest.param(*end, marks=[pytest.mark.long] * (end[0] != "Crashing")) for end in ENDS.items()],
+)
 def test_a_subject_that_ends_or_hangs_is_a_finding_and_the_rest_is_examined(name, text):
     cases = ["every-element-moves", "scalars-move", "closure-is-called-once"]
     report = examine_with(getattr(unruly, name), MOMENTUM, only=cases, time_limit=6)
@@ -303,3 +306,10 @@ def test_check_fails_with_the_report():
     assert "the gradient's strides are ignored: a transposed gradient of the same values" in text
     assert "def make(params, **more):" in text
     assert "it is not 'caffe': The rule of torch, torch7, apex and mindspore-sgd" in text
+
+
+def test_a_process_that_ends_before_it_has_heard_what_to_do_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    settings: Any = {"text": "x" * 1_000_000}  # more than a pipe holds
+    with pytest.raises(InvalidUseError, match="cannot be loaded: the process ended with status 1"):
+        examine(unruly.AlwaysHanging, **settings)

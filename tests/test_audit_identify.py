@@ -17,7 +17,7 @@ from sgdm.audit.subject import Subject
 from sgdm.audit.traits import traits_of
 
 RUNNING = [row for row in list_conventions() if row.runs]
-ROUNDS = 16  # for each rule: a thousand draws in all
+EVERY = pytest.mark.long
 
 
 def drawn(rng: random.Random, row) -> tuple[dict, tuple[str, ...]]:
@@ -79,10 +79,11 @@ def path_of(candidate, settings: dict, names, rng: random.Random) -> list[list[f
 
 
 @pytest.mark.parametrize("row", RUNNING, ids=lambda row: row.name)
-def test_every_rule_that_runs_is_recovered_and_no_other_is_named(row, seed):
+@pytest.mark.parametrize("rounds", [2, pytest.param(16, marks=EVERY)])  # or a thousand in all
+def test_every_rule_that_runs_is_recovered_and_no_other_is_named(row, rounds, seed):
     """What is named beside it makes the same path with other gradients and schedules."""
     rng = random.Random(seed)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         settings, names = drawn(rng, row)
         subject = subject_of(of_row(row, names, settings), settings)
         found = identified(subject, settings).rules
@@ -97,7 +98,7 @@ def test_every_rule_that_runs_is_recovered_and_no_other_is_named(row, seed):
 
 
 @pytest.mark.parametrize("name", ["retain", "gain", "step"])
-@pytest.mark.parametrize("place", range(10))
+@pytest.mark.parametrize("place", [0, *(pytest.param(i, marks=EVERY) for i in range(1, 10))])
 def test_a_rule_that_is_a_little_off_is_not_named(name, place, seed):
     rng = random.Random(seed)
     rows = [row for row in RUNNING[place::10] if row.stores == "look-ahead"]

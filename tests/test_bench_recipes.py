@@ -37,6 +37,7 @@ def test_the_rows_know_their_bytes(rule):
     assert moved == ([32, 32] if rule == "recipe" else [14, 10, 10])
 
 
+@pytest.mark.long
 def test_quick_measures_every_rule(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sgdm", "bench", "--quick", "--rounds", "3"])
     with pytest.raises(SystemExit) as stop:

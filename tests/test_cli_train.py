@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sgdm.__main__ import run as run_process
 from sgdm.cli import main
 from sgdm.cli.progress import ShownProgress
 from sgdm.errors import FileError
 from sgdm.training.folder import RunFolder
+from test_training_lock import is_refused
 
 QUICK = ["--model", "linear", "--epochs", "2", "--batch-size", "128"]
 
@@ -125,8 +127,48 @@ def test_a_mistake_is_one_line_and_status_2(sgdm_train, arguments, message):
     assert not Path("runs").exists()
 
 
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+HALVES = [
+    ("WORLD_SIZE", None, "from 1 to 1000000"),
+    ("WORLD_SIZE", "0", "from 1 to 1000000"),
+    ("RANK", None, "from 0 to 1"),
+    ("RANK", "first", "from 0 to 1"),
+    ("RANK", "2", "from 0 to 1"),
+    ("RANK", "-1", "from 0 to 1"),
+    ("MASTER_PORT", None, "from 0 to 65535"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "numbers"), HALVES)
+def test_half_of_what_torchrun_sets_is_named(sgdm_train, monkeypatch, name, value, numbers):
+    for given, text in {**TORCHRUN, name: value}.items():
+        if text is not None:
+            monkeypatch.setenv(given, text)
+    status, out, err = sgdm_train(*QUICK)
+    assert (status, out) == (2, "")
+    assert err == (
+        f"sgdm: {name} must be a number {numbers} in the environment, got {value!r}; "
+        "start all processes with torchrun, or with --nproc outside of it\n"
+    )
+
+
+def test_the_address_alone_is_no_half(sgdm_train, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    assert sgdm_train(*QUICK)[0] == 0
+
+
+def test_a_process_that_is_not_told_who_it_is_ends_with_status_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sgdm", "train", *QUICK])
+    for name, value in {**TORCHRUN, "WORLD_SIZE": "some"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        run_process()
+    assert stop.value.code == 2
+    assert re.fullmatch(r"sgdm: WORLD_SIZE must be a number .*\n", capsys.readouterr().err)
+
+
 def test_nproc_under_torchrun_is_a_mistake(sgdm_train, monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost"}.items():
+    for name, value in {**TORCHRUN, "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
     status, out, err = sgdm_train("--nproc", "2")
     assert (status, out) == (2, "")
@@ -179,6 +221,21 @@ def test_a_picture_that_fails_does_not_hide_how_the_run_ended(sgdm_train, monkey
     assert "caffe" in out
 
 
+def test_pictures_are_drawn_before_another_run_may_begin(sgdm_train, monkeypatch):
+    refused = []
+
+    def draw(*_, **__):
+        refused.append(is_refused(Path("run")))
+
+    monkeypatch.setattr("sgdm.plots.training.draw_curves", draw)
+    monkeypatch.setattr("sgdm.plots.training.draw_comparison", draw)
+    interrupted_after_an_epoch(sgdm_train, monkeypatch)
+    for arguments in ([], ["--conventions", "torch,caffe"]):
+        sgdm_train(*QUICK, *arguments, "--out", "run", "--overwrite")
+    assert refused == [True] * 3
+    assert not is_refused(Path("run"))
+
+
 def test_matplotlib_is_asked_for_before_the_run(sgdm_train, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     for arguments in (QUICK, [*QUICK, "--conventions", "torch,caffe"]):
@@ -193,14 +250,25 @@ def spawn(*arguments: str, cwd: Path, **options) -> subprocess.Popen:
     return subprocess.Popen(program, cwd=cwd, **options)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+def test_a_second_launch_is_refused_until_ctrl_c_which_says_how_to_go_on(tmp_path, sgdm_train):
     process = spawn(
         *QUICK[:2], "--epochs", "3000", "--out", "run", cwd=tmp_path, stderr=subprocess.PIPE,
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not (tmp_path / "run/checkpoint.pt").exists():
         time.sleep(0.02)
-    time.sleep(0.3)
+    for argument, *second in (
+        ("out", *QUICK),
+        ("out", *QUICK, "--overwrite"),
+        ("out", *QUICK, "--overwrite", "--conventions", "torch,caffe"),
+        ("resume",),
+    ):
+        assert sgdm_train(*second, f"--{argument}", "run") == (
+            2,
+            "",
+            f"sgdm: {argument} must be a folder that no other run is at work in, got "
+            f"'run'; process {process.pid} is: wait for it, stop it, or name another one\n",
+        )
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -231,10 +299,11 @@ def shown_in_terminal(*arguments: str, cwd: Path, **variables: str) -> tuple[int
     return process.wait(), text.replace("\r", "")
 
 
+@pytest.mark.long
 def test_a_terminal_shows_a_bar_with_loss_accuracy_and_speed(tmp_path):
-    status, text = shown_in_terminal(*QUICK[:2], "--epochs", "60", "--out", "run", cwd=tmp_path)
+    status, text = shown_in_terminal(*QUICK[:2], "--epochs", "6", "--out", "run", cwd=tmp_path)
     assert status == 0
-    assert re.search(r"training .*/2700.*loss \d\.\d{4}  accuracy [\d.]+ %  \d+ steps/s", text)
+    assert re.search(r"training .*/270.*loss \d\.\d{4}  accuracy [\d.]+ %  \d+ steps/s", text)
     assert "epoch 1:" not in text
     assert "test accuracy" in text
 
@@ -245,7 +314,7 @@ def test_live_draws_the_curves_above_the_bar(tmp_path):
     last = RunFolder(tmp_path / "run").read_metrics()[-1]
     picture, bar = text.rsplit("\ntraining ", 1)
     picture = picture[picture.rindex("loss ", 0, picture.rindex("accuracy, %")) :]
-    assert "24/24" in bar
+    assert re.search(r"24/24.*loss \d\.\d{4}  accuracy [\d.]+ %  \d+ steps/s", bar)
     assert f"epoch 2   lr {last.lr:.3g}   momentum 0.9" in picture
     for end in (
         f"train {last.train_loss:.3g}",
@@ -257,6 +326,7 @@ def test_live_draws_the_curves_above_the_bar(tmp_path):
     assert re.search("[\u2801-\u28ff]", picture)
 
 
+@pytest.mark.long
 def test_live_draws_a_curve_a_convention(tmp_path):
     arguments = [*QUICK, "--conventions", "torch,caffe", "--out", "run", "--live"]
     status, text = shown_in_terminal(*arguments, cwd=tmp_path)
@@ -266,6 +336,7 @@ def test_live_draws_a_curve_a_convention(tmp_path):
     assert "distance from torch" in picture
 
 
+@pytest.mark.long
 def test_live_goes_on_with_the_curves_of_a_run_that_goes_on(tmp_path, sgdm_train, monkeypatch):
     interrupted_after_an_epoch(sgdm_train, monkeypatch)
     status, text = shown_in_terminal("--resume", "run", "--live", cwd=tmp_path)
@@ -274,20 +345,24 @@ def test_live_goes_on_with_the_curves_of_a_run_that_goes_on(tmp_path, sgdm_train
 
 
 @pytest.mark.parametrize(
-    ("variables", "got"),
+    ("term", "encoding", "got"),
     [
-        ({"TERM": "dumb"}, "one with TERM='dumb'"),
-        ({"PYTHONIOENCODING": "latin-1"}, "one with the encoding iso8859-1"),
+        ("dumb", "utf-8", "one with TERM='dumb'"),
+        ("xterm", "latin-1", "one with the encoding latin-1"),
     ],
 )
-def test_live_needs_a_terminal_that_can_draw(tmp_path, variables, got):
-    status, text = shown_in_terminal(*QUICK, "--live", cwd=tmp_path, **variables)
+def test_live_needs_a_terminal_that_can_draw(sgdm_train, monkeypatch, term, encoding, got):
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb"), os.fdopen(follower, "w", encoding=encoding) as terminal:
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        status, _, err = sgdm_train(*QUICK, "--live")
     assert status == 2
-    assert text == (
+    assert err == (
         "sgdm: --live needs standard output to be a UTF-8 terminal whose cursor can be moved, got "
         f"{got}; leave it out for a line an epoch, or take --tensorboard\n"
     )
-    assert not (tmp_path / "runs").exists()
+    assert not Path("runs").exists()
 
 
 def test_live_into_a_file_is_refused(sgdm_train):
@@ -313,6 +388,7 @@ def test_what_watching_needs_is_asked_for_before_the_run(
     assert not Path("runs").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "files"),
     [([], ["metrics.csv", "checkpoint.pt"]), (["--conventions", "torch,caffe"], ["compare.csv"])],

@@ -1,8 +1,6 @@
 """Caffe's snapshots, made by the protobuf library from the published definition, and by h5py."""
 
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,9 @@ import pytest
 import torch
 
 from caffe_definition import BlobProto, NetParameter, SolverState
-from mutations import check_reader
+from in_memory import slot
+from mutations import check_reader, mutations
+from peak_memory import measures_memory, peak_growth
 from sgdm.convert.checkpoint import Checkpoint, Slot, Stored, Times
 from sgdm.convert.files import caffe
 from sgdm.convert.files.caffe import prepare
@@ -113,17 +113,10 @@ def read_all(path, weights=None) -> Any:
 
 
 def of_tensors(parameters, buffers, **options) -> Any:
-    def stored(held, name):
-        x = held.get(name)
-        return None if x is None else Stored(tuple(x.shape), x.dtype, lambda: x)
-
     names = dict.fromkeys([*parameters, *buffers])
     return Checkpoint(
         convention="caffe",
-        slots=[
-            Slot(name=name, parameter=stored(parameters, name), buffer=stored(buffers, name))
-            for name in names
-        ],
+        slots=[slot(name, parameters.get(name), buffers.get(name)) for name in names],
         **options,
     )
 
@@ -806,7 +799,8 @@ SMALL = {"conv1/0": (2, 1, 1, 2), "conv1/1": (2,), "fc/0": (1, 2), "fc/1": (1,)}
 
 
 @pytest.mark.parametrize("which", ["solverstate", "caffemodel", "old"])
-def test_mutations(which, tmp_path, seed):
+@mutations(5_000)
+def test_mutations(which, tmp_path, seed, count):
     held = tensors(shapes=SMALL)
     solver = saved(tmp_path / "a.solverstate", state(held, current_step=1))
     message = net(held)
@@ -814,41 +808,26 @@ def test_mutations(which, tmp_path, seed):
     model = saved(tmp_path / "a.caffemodel", message)
     if which == "solverstate":
         broken = check_reader(
-            lambda path: read_all(path, model), solver.read_bytes(), solver, seed=seed, count=5000
+            lambda path: read_all(path, model), solver.read_bytes(), solver, seed=seed, count=count
         )
     elif which == "caffemodel":
-        broken = check_reader(read_all, model.read_bytes(), model, seed=seed, count=5000)
+        broken = check_reader(read_all, model.read_bytes(), model, seed=seed, count=count)
     else:
         data = net(held, old=True, legacy=True).SerializeToString()
-        broken = check_reader(read_all, data, model, seed=seed, count=5000)
-    assert broken > 1000
+        broken = check_reader(read_all, data, model, seed=seed, count=count)
+    assert broken > count // 5
 
 
 @pytest.mark.parametrize("which", ["solverstate", "caffemodel"])
-def test_mutations_of_hdf5(which, tmp_path, seed):
+@mutations(5_000)
+def test_mutations_of_hdf5(which, tmp_path, seed, count):
     held = tensors(shapes=SMALL)
     path = tmp_path / f"a.{which}.h5"
     (saved_h5 if which == "solverstate" else saved_weights_h5)(path, held)
-    assert check_reader(read_all, path.read_bytes(), path, seed=seed, count=5000) > 100
+    assert check_reader(read_all, path.read_bytes(), path, seed=seed, count=count) > count // 50
 
 
-MEMORY = """
-import re, sys
-from pathlib import Path
-from sgdm.convert.files.caffe import prepare, read
-import h5py, torch
-
-def status(name):  # getrusage begins with the peak of the process that started this one
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-
-source, weights, target = map(Path, sys.argv[1:])
-before = status("VmRSS")
-with read(source, weights) as checkpoint:
-    prepare(target, checkpoint, weights)()
-print(status("VmHWM") - before)
-"""
-
-
+@measures_memory
 @pytest.mark.parametrize("suffix", ["", ".h5"])
 def test_one_tensor_at_a_time_is_in_memory(suffix, tmp_path):
     ones = torch.ones(5000, 4000)
@@ -866,9 +845,20 @@ def test_one_tensor_at_a_time_is_in_memory(suffix, tmp_path):
     source = tmp_path / f"a.solverstate{suffix}"
     prepare(source, Checkpoint(convention="caffe", slots=slots))()
     target = tmp_path / f"b.solverstate{suffix}"
-    command = [sys.executable, "-c", MEMORY, source, tmp_path / "a.caffemodel", target]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    print(f"grown by {int(done.stdout) / 1e6:.0f} MB for tensors of 80 MB")
+    grown = peak_growth(
+        """
+        from sgdm.convert.files.caffe import prepare, read
+        import h5py
+        """,
+        """
+        source, weights, target = paths
+        with read(source, weights) as checkpoint:
+            prepare(target, checkpoint, weights)()
+        """,
+        source,
+        tmp_path / "a.caffemodel",
+        target,
+    )
     bound = 2.2 * 80e6 + 200e6 if suffix else 2.5 * source.stat().st_size
-    assert int(done.stdout) < bound
+    assert grown < bound
     assert target.stat().st_size >= 160e6

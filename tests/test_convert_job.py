@@ -2,9 +2,7 @@
 
 import json
 import os
-import subprocess
 import sys
-import textwrap
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,10 @@ import torch
 from typer.testing import CliRunner
 
 import sgdm
+from in_memory import slot
+from peak_memory import measures_memory, peak_growth
 from sgdm.cli import app
-from sgdm.convert.checkpoint import Checkpoint, Slot, Stored, Times
+from sgdm.convert.checkpoint import Checkpoint, Times
 from sgdm.convert.formats import FORMATS, Format, get_format
 from sgdm.convert.job import Job, convert_file
 from sgdm.convert.matching import NameMap
@@ -319,10 +319,6 @@ def test_a_multiple_of_the_file_s_lr_is_a_group(tmp_path, monkeypatch):
     groups = [{"params": [network[0].weight, network[2].weight]}, own]
     optimizer = sgdm.SGD(groups, lr=0.1, momentum=0.9, convention="caffe")
     train(network, optimizer)
-
-    def stored(tensor):
-        return Stored(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().clone())
-
     written = {}
     fake: Any = ModuleType("sgdm.convert.files.fake")
 
@@ -331,10 +327,10 @@ def test_a_multiple_of_the_file_s_lr_is_a_group(tmp_path, monkeypatch):
         yield Checkpoint(
             convention="caffe",
             slots=[
-                Slot(
-                    name=name,
-                    parameter=stored(p),
-                    buffer=stored(optimizer.state[p]["momentum_buffer"]),
+                slot(
+                    name,
+                    p,
+                    optimizer.state[p]["momentum_buffer"],
                     own={"lr": Times(2)} if "bias" in name else {},
                 )
                 for name, p in network.named_parameters()
@@ -627,29 +623,10 @@ def test_names_are_shown_without_what_a_terminal_would_do(tmp_path):
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@measures_memory
 @pytest.mark.parametrize(("dtype", "convention"), [("bfloat16", "keras"), ("float32", "sutskever")])
 def test_two_of_the_largest_tensor_are_in_memory(tmp_path, dtype, convention):
     """Norms and maps go in pieces, also one that needs the parameter and moves it."""
-    script = """
-        import re, sys, torch
-        from pathlib import Path
-        from sgdm.convert.job import Job, convert_file
-        source, target, dtype, convention = sys.argv[1:]
-        status = Path("/proc/self/status")
-        peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) / 1000
-        before = peak()
-        convert_file(
-            Job(
-                source=Path(source),
-                target=Path(target),
-                source_format="torch",
-                target_format="safetensors",
-                convention=convention,
-            )
-        )
-        print(peak() - before)
-    """
     n = 200_000_000 // getattr(torch, dtype).itemsize
     p = torch.nn.Parameter(torch.zeros(n, dtype=getattr(torch, dtype)))
     optimizer = torch.optim.SGD([("p", p)], lr=0.1, momentum=0.9, nesterov=True)
@@ -657,16 +634,17 @@ def test_two_of_the_largest_tensor_are_in_memory(tmp_path, dtype, convention):
     optimizer.step()
     path = tmp_path / "a.pt"
     torch.save({"model": {"p": p.detach()}, "optimizer": optimizer.state_dict()}, path)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), path, tmp_path / "b", dtype, convention],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    grown = peak_growth(
+        "from sgdm.convert.job import Job, convert_file",
+        f"""
+        source, target = paths
+        kinds = {{"source_format": "torch", "target_format": "safetensors"}}
+        convert_file(Job(source=source, target=target, convention={convention!r}, **kinds))
+        """,
+        path,
+        tmp_path / "b",
     )
-    assert done.returncode == 0, done.stderr
-    print(f"{float(done.stdout):.0f} MB")
-    assert float(done.stdout) < 2.2 * 200 + 200
+    assert grown < (2.2 * 200 + 200) * 1e6
 
 
 def test_the_kind_of_decay_is_written_where_it_is_not_the_conventions_own(tmp_path):

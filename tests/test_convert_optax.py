@@ -1,8 +1,6 @@
 """optax's state in flax's files: what flax wrote is read, what is written flax goes on from."""
 
 import io
-import subprocess
-import sys
 import time
 import tracemalloc
 from dataclasses import replace
@@ -14,8 +12,10 @@ import pytest
 import torch
 
 import sgdm
+from in_memory import slot, stored
 from live import recorded_or_live
-from mutations import check_reader
+from mutations import check_reader, mutations
+from peak_memory import measures_memory, peak_growth
 from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
 from sgdm.convert.files.optax import prepare, read
 from sgdm.convert.files.optax import writer as msgpack_writer
@@ -30,20 +30,9 @@ BIAS = torch.tensor([0.0, 1.0])
 UNSAID = "weight_decay: the file does not say it"
 
 
-def stored(tensor):
-    return Stored(tuple(tensor.shape), tensor.dtype, tensor.clone)
-
-
 def checkpoint(*tensors, steps=None, **hyperparameters):
     """Of (name, parameter, buffer)."""
-    slots = [
-        Slot(
-            name=name,
-            parameter=None if parameter is None else stored(parameter),
-            buffer=None if buffer is None else stored(buffer),
-        )
-        for name, parameter, buffer in tensors
-    ]
+    slots = [slot(*tensor) for tensor in tensors]
     return Checkpoint(convention="optax", slots=slots, steps=steps, hyperparameters=hyperparameters)
 
 
@@ -813,40 +802,28 @@ def test_a_failure_while_reading_leaves_no_target(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-MEMORY = r"""
-import re, sys
-from pathlib import Path
-import torch
-from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
-from sgdm.convert.files.optax import prepare, read
-
-def peak():
-    # Not ru_maxrss, which a process inherits from the one that starts it.
-    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-shape = (5000, 5000)  # 100 MB
-drawn = Stored(shape, torch.float32, lambda: torch.ones(shape))
-slots = [Slot(name=f"{i}/kernel", parameter=drawn, buffer=drawn) for i in range(2)]
-path, copy = Path(sys.argv[1]), Path(sys.argv[2])
-torch.ones(2, 2).T.contiguous()
-before = peak()
-prepare(path, Checkpoint(convention="optax", slots=slots))()
-with read(path) as found:
-    prepare(copy, found, path)()
-print(peak() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@measures_memory
 def test_memory(tmp_path):
     """Two of the largest tensor: as read, and in the other layout."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, tmp_path / "a", tmp_path / "b"],
-        capture_output=True,
-        text=True,
-        check=True,
+    grown = peak_growth(
+        """
+        from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
+        from sgdm.convert.files.optax import prepare, read
+        shape = (5000, 5000)  # 100 MB
+        drawn = Stored(shape, torch.float32, lambda: torch.ones(shape))
+        slots = [Slot(name=f"{i}/kernel", parameter=drawn, buffer=drawn) for i in range(2)]
+        torch.ones(2, 2).T.contiguous()
+        """,
+        """
+        path, copy = paths
+        prepare(path, Checkpoint(convention="optax", slots=slots))()
+        with read(path) as found:
+            prepare(copy, found, path)()
+        """,
+        tmp_path / "a",
+        tmp_path / "b",
     )
-    assert 90 < float(done.stdout) < 2.2 * 100 + 30
+    assert 90e6 < grown < (2.2 * 100 + 30) * 2**20
     assert (tmp_path / "a").stat().st_size > 4e8
 
 
@@ -854,10 +831,12 @@ def test_memory(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["injected", "chunked", "inside"])
-def test_mutations(tmp_path, seed, name):
-    refused = check_reader(read_all, VARIANTS[name], tmp_path / "x.msgpack", seed=seed)
+@mutations(10_000)
+def test_mutations(tmp_path, seed, name, count):
+    path = tmp_path / "x.msgpack"
+    refused = check_reader(read_all, VARIANTS[name], path, seed=seed, count=count)
     print(f"{name}: {refused} refused")
-    assert refused > 5_000
+    assert refused > count // 2
 
 
 def test_every_truncation_is_refused(tmp_path):

@@ -2,8 +2,6 @@
 
 import os
 import pickle
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +13,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import sgdm
-from mutations import check_reader
-from sgdm.convert.checkpoint import Checkpoint, Slot, Stored
+from in_memory import slot
+from mutations import check_reader, mutations
+from peak_memory import measures_memory, peak_growth
+from sgdm.convert.checkpoint import Checkpoint
 from sgdm.convert.files import sklearn
 from sgdm.convert.files.sklearn import prepare
 from sgdm.errors import FileError
@@ -52,15 +52,8 @@ def in_torch_layout(array):
 
 def of_tensors(slots, **options) -> Any:
     """A checkpoint of (parameter, buffer) by name."""
-
-    def stored(x):
-        return None if x is None else Stored(tuple(x.shape), x.dtype, lambda: x)
-
-    return Checkpoint(
-        convention="sklearn",
-        slots=[Slot(name=n, parameter=stored(p), buffer=stored(b)) for n, (p, b) in slots.items()],
-        **options,
-    )
+    held = [slot(name, *tensors) for name, tensors in slots.items()]
+    return Checkpoint(convention="sklearn", slots=held, **options)
 
 
 def with_own(checkpoint, **own):
@@ -502,30 +495,16 @@ def test_a_shape_that_claims_terabytes_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_mutations(protocol, tmp_path, seed):
+@mutations(5_000)
+def test_mutations(protocol, tmp_path, seed, count):
     network = fitted()
     network._random_state = None  # 2.5 KB of it
     data = pickle.dumps(network, protocol=protocol)
-    refused = check_reader(read_all, data, tmp_path / "file", seed=seed, count=5000)
-    assert refused > 1000
+    refused = check_reader(read_all, data, tmp_path / "file", seed=seed, count=count)
+    assert refused > count // 5
 
 
-MEMORY = """
-import re, sys
-from pathlib import Path
-from sgdm.convert.files.sklearn import prepare, read
-import torch
-
-def status(name):  # getrusage begins with the peak of the process that started this one
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-
-before = status("VmRSS")
-with read(Path(sys.argv[1])) as checkpoint:
-    prepare(Path(sys.argv[2]), checkpoint, Path(sys.argv[1]))()
-print(status("VmHWM") - before)
-"""
-
-
+@measures_memory
 def test_one_array_at_a_time_is_in_memory(tmp_path):
     network = fitted("float32")
     network.coefs_ = [np.ones((5000, 4000), np.float32), np.ones((4000, 1), np.float32)]
@@ -535,8 +514,15 @@ def test_one_array_at_a_time_is_in_memory(tmp_path):
     ]
     path = pickled(tmp_path / "large", network)
     del network
-    command = [sys.executable, "-c", MEMORY, str(path), str(tmp_path / "copy")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown = peak_growth(
+        "from sgdm.convert.files.sklearn import prepare, read",
+        """
+        source, copy = paths
+        with read(source) as checkpoint:
+            prepare(copy, checkpoint, source)()
+        """,
+        path,
+        tmp_path / "copy",
+    )
     assert (tmp_path / "copy").read_bytes() == path.read_bytes()
-    print(f"grown by {int(done.stdout) / 1e6:.0f} MB, file {path.stat().st_size / 1e6:.0f} MB")
-    assert int(done.stdout) < 2.5 * path.stat().st_size
+    assert grown < 2.5 * path.stat().st_size

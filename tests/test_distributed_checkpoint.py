@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -152,13 +153,23 @@ def load_all(folder: str, flat: bool, shard: bool) -> list[str]:
     return found
 
 
-def test_a_checkpoint_goes_on_with_the_same_bits_on_any_number_of_processes(world, tmp_path):
-    for flat, sizes in ((False, (1, 2, 3)), (True, (3,))):
-        folder = str(tmp_path / str(flat))
-        assert world.run(4, save_all, folder, flat) == [[]] * 4
-        assert world.run(1, load_all, folder, flat, False) == [[]]
-        for size in sizes:
-            assert world.run(size, load_all, folder, flat, True) == [[]] * size
+@pytest.mark.parametrize(
+    ("flat", "size"),
+    [
+        (False, 3),
+        *(
+            pytest.param(*settings, marks=pytest.mark.long)
+            for settings in ((False, 1), (False, 2), (True, 3))
+        ),
+    ],
+)
+def test_a_checkpoint_goes_on_with_the_same_bits_on_any_number_of_processes(
+    world, tmp_path, flat, size
+):
+    folder = str(tmp_path)
+    assert world.run(4, save_all, folder, flat) == [[]] * 4
+    assert world.run(1, load_all, folder, flat, False) == [[]]
+    assert world.run(size, load_all, folder, flat, True) == [[]] * size
 
 
 def full_differences() -> list[str]:

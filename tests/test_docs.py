@@ -1,10 +1,12 @@
 """What the documentation says is so: its examples run, its links lead where they say."""
 
 import doctest
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -13,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sgdm
+from fresh_python import FreshPython
 from sgdm.bench.results import read_latest
 from sgdm.cli import app
 
@@ -60,12 +63,19 @@ EXAMPLES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def python() -> Iterator[FreshPython]:
+    python = FreshPython()
+    yield python
+    python.close()
+
+
 @pytest.mark.parametrize(("code", "output"), EXAMPLES)
-def test_the_examples_in_pages_print_what_they_say(code, output, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_examples_in_pages_print_what_they_say(python, code, output, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    done = python.run(code, folder, tmp_path)
+    assert done.status == 0, done.stderr
     assert done.stdout == output
 
 
@@ -107,24 +117,26 @@ def printed_by_tool(program: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    ("page", "program"),
-    [
-        ("conventions.md", "import convention_pages as t; print(t.conventions(), end='')"),
-        ("pairs.md", "import convention_pages as t; print(t.pairs(), end='')"),
-        ("house.md", "import house_page as t; print(t.house(), end='')"),
-        ("numerics.md", "import numerics_table as t; print(t.with_table(), end='')"),
-        *(
-            (
-                f"conventions/{name}.md",
-                f"import convention_pages as t; print(t.family({name!r}), end='')",
-            )
-            for name in FAMILIES
-        ),
-    ],
-)
-def test_a_generated_page_is_what_is_generated(page, program):
-    assert printed_by_tool(program) == (DOCS / page).read_text("utf-8"), "run `make pages`"
+GENERATED = {
+    "conventions.md": "convention_pages.conventions()",
+    "pairs.md": "convention_pages.pairs()",
+    "house.md": "house_page.house()",
+    "numerics.md": "numerics_table.with_table()",
+    **{f"conventions/{name}.md": f"convention_pages.family({name!r})" for name in FAMILIES},
+}
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    """The pages as the tools make them, all in one process."""
+    pages = ", ".join(f"{page!r}: {made}" for page, made in GENERATED.items())
+    program = "import json, convention_pages, house_page, numerics_table\n"
+    return json.loads(printed_by_tool(f"{program}print(json.dumps({{{pages}}}))"))
+
+
+@pytest.mark.parametrize("page", GENERATED)
+def test_a_generated_page_is_what_is_generated(generated, page):
+    assert generated[page] == (DOCS / page).read_text("utf-8"), "run `make pages`"
 
 
 def test_every_convention_is_on_the_page_of_a_family():
@@ -166,6 +178,7 @@ def without_versions(text: str) -> list[str]:
     return [line for line in lines if not line.startswith("python 3")]
 
 
+@pytest.mark.long
 def test_the_first_five_minutes(tmp_path):
     """docs/start.md from its top to its end, in one folder."""
     page = (DOCS / "start.md").read_text("utf-8")
@@ -191,6 +204,7 @@ def test_the_first_five_minutes(tmp_path):
     assert commands == 1 + page.count("\n$ ")
 
 
+@pytest.mark.long
 def test_the_readme_shows_the_comparison_as_it_is_printed(tmp_path):
     """The whole run, as `make train` does it; its numbers do not depend on threads."""
     readme = (ROOT / "README.md").read_text("utf-8")

@@ -110,6 +110,17 @@ def test_the_closure_runs_at_the_look_ahead_point():
     assert p.item() == 0.25 - 0.5 * 0.25
 
 
+def test_a_parameter_that_a_group_has_twice_is_moved_once():
+    p, seen = parameter(1.0), []
+    with pytest.warns(UserWarning, match="duplicate"):
+        optimizer = make(SUTSKEVER_NESTEROV, [p, p], lr=0.5, momentum=0.5)
+    optimizer.step(quadratic(p, seen))
+    stood, velocity = p.item(), buffer_of(optimizer, p).item()
+    assert velocity != 0
+    optimizer.step(quadratic(p, seen))
+    assert seen[1].item() == stood + 0.5 * velocity
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_without_a_closure_sutskever_names_bengio(momentum):
     p = parameter(1.0)

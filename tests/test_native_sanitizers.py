@@ -50,6 +50,7 @@ def succeed(*command):
     return output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sanitizers", "programs"),
     [

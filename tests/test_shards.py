@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -171,11 +172,11 @@ def differences_of_all_rules(size: int) -> tuple[list[str], int]:
     return found, run
 
 
-def test_every_rule_has_the_bits_of_one_process(world):
-    for size in (2, 3, 4):
-        for found, run in world.run(size, differences_of_all_rules, size):
-            assert found == []
-            assert run >= len(EVERY_RULE)
+@pytest.mark.parametrize("size", [4, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 3))])
+def test_every_rule_has_the_bits_of_one_process(world, size):
+    for found, run in world.run(size, differences_of_all_rules, size):
+        assert found == []
+        assert run >= len(EVERY_RULE)
 
 
 # ---- networks that autograd goes through ----

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 import torch
 
 import sgdm
-from sgdm import files
+from crashing import CrashError, StopAfter, crashing_at, no_room
+from sgdm.cli import main
 from sgdm.errors import (
     DivergedError,
     FileError,
@@ -26,7 +28,6 @@ from sgdm.errors import (
     InvalidValueError,
     SgdmError,
 )
-from sgdm.training import replacing
 from sgdm.training.checkpoint import load_checkpoint
 from sgdm.training.data import load_data
 from sgdm.training.folder import RunFolder
@@ -65,18 +66,6 @@ def assert_same(a, b) -> None:
             assert_same(x, y)
     else:
         assert a == b
-
-
-class StopAfter(Observer):
-    """Interrupts the process, as Ctrl-C does, after so many steps."""
-
-    def __init__(self, steps: int, number: int = signal.SIGINT) -> None:
-        self.left, self.number = steps, number
-
-    def stepped(self, batch) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
 
 
 # ---- models and schedules ----
@@ -195,11 +184,15 @@ def test_settings_of_a_later_version_are_refused():
 # ---- one run ----
 
 
-def test_the_default_run_learns_the_digits(tmp_path):
-    metrics = train(Settings(), tmp_path / "run")
-    assert metrics[-1].test_accuracy > 0.97
-    assert [row.epoch for row in metrics] == list(range(1, 21))
-    assert metrics[-1].step == 900
+@pytest.mark.parametrize(
+    ("epochs", "accuracy"), [(4, 0.95), pytest.param(20, 0.97, marks=pytest.mark.long)]
+)
+def test_the_default_run_learns_the_digits(tmp_path, epochs, accuracy):
+    assert Settings().epochs == 20
+    metrics = train(Settings(epochs=epochs), tmp_path / "run")
+    assert metrics[-1].test_accuracy > accuracy
+    assert [row.epoch for row in metrics] == list(range(1, epochs + 1))
+    assert metrics[-1].step == 45 * epochs
 
 
 @pytest.mark.parametrize(
@@ -262,38 +255,18 @@ def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
     assert len(done[0]) == 3
 
 
-class CrashError(BaseException):
-    """The machine stops here: nothing after this happens."""
-
-
-def test_a_crash_at_any_write_loses_only_what_is_beyond_the_checkpoint(tmp_path, monkeypatch):
+def test_a_crash_at_any_write_loses_only_what_is_beyond_the_checkpoint(tmp_path):
     """Before and after every write that a run makes; each time it resumes to the same bits."""
-    train(QUICK, tmp_path / "whole")
-    real = {"replace": Path.replace, "rename": Path.rename, "fsync": os.fsync}
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "few.npz", x=draw.normal(size=(40, 4)), y=np.arange(40) % 2)
+    settings = replace(QUICK, data=str(tmp_path / "few.npz"), epochs=2, batch_size=16)
+    train(settings, tmp_path / "whole")
     moments = 0
-    for crash_at in range(1000):
-        path = tmp_path / f"run{crash_at}"
-        count = 0
-
-        def crashing(operation, *arguments, crash_at=crash_at):
-            nonlocal count
-            result = None
-            for moment in ("before", "after"):
-                if count == crash_at:
-                    raise CrashError(operation, moment)
-                count += 1
-                if moment == "before":
-                    result = real[operation](*arguments)
-            return result
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", lambda *a: crashing("replace", *a))
-            patch.setattr(Path, "rename", lambda *a: crashing("rename", *a))
-            patch.setattr(files.os, "fsync", lambda *a: crashing("fsync", *a))
-            patch.setattr(Path, "unlink", lambda *a, **k: None)  # the dead clean nothing up
-            patch.setattr(replacing.shutil, "rmtree", lambda *a, **k: None)
+    for moment in range(1000):
+        path = tmp_path / f"run{moment}"
+        with crashing_at(moment):
             try:
-                train(QUICK, path)
+                train(settings, path)
             except CrashError:
                 pass
             else:
@@ -304,7 +277,7 @@ def test_a_crash_at_any_write_loses_only_what_is_beyond_the_checkpoint(tmp_path,
         else:
             with pytest.raises(FileError, match=r"it has no config\.json"):
                 resume(path)
-            train(QUICK, path, overwrite=True)
+            train(settings, path, overwrite=True)
         assert_same_run(tmp_path / "whole", path)
     assert moments >= 20
 
@@ -319,6 +292,7 @@ def test_what_a_killed_run_left_half_written_does_not_hinder_another(tmp_path):
         train(QUICK, path, overwrite=True)
 
 
+@pytest.mark.long
 def test_killed_at_random_times_a_run_goes_on_to_the_same_bits(tmp_path, seed):
     draw = random.Random(seed)
     settings = replace(QUICK, epochs=60)
@@ -393,12 +367,13 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_has_its_first_files(tmp
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", lambda *a: counted("rename", *a))
-            patch.setattr(files.os, "fsync", lambda *a: counted("fsync", *a))
+            patch.setattr(os, "fsync", lambda *a: counted("fsync", *a))
             with pytest.raises((FileError, CrashError)) as caught:
                 train(other, path, overwrite=True, observer=Stop())
         if caught.type is CrashError:
             break
-        assert "cannot be written (No space left on device)" in str(caught.value)
+        text = str(caught.value)
+        assert re.match(rf"{path}(/[\w.]+)? cannot be written \(No space left on device\)", text)
         kept_old += 1
         RunFolder(path).read_settings()  # recovers
         assert_same(content_of(path), old)
@@ -520,17 +495,7 @@ def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path):
     assert not (tmp_path / "boom").exists()
 
 
-FULL_DISK = """
-import resource, sys
-limit = int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.argv = ["sgdm", "train", *sys.argv[2:]]
-from sgdm.cli import main
-main()
-"""
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
     """No file may grow beyond a limit that the first checkpoint fits into and the next does not."""
     train(replace(QUICK, epochs=1), tmp_path / "measured")
     bare = Learner(QUICK, load_data("digits", seed=0))
@@ -538,15 +503,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     limit = (tmp_path / "measured/checkpoint.pt").stat().st_size - weights // 2
     path = tmp_path / "run"
     arguments = ["--model", "linear", "--epochs", "3", "--batch-size", "64", "--out", str(path)]
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(limit), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "checkpoint.pt cannot be written (File too large); make room" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["sgdm", "train", *arguments])
+    with no_room(limit), pytest.raises(SystemExit) as stop:
+        main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2, err
+    assert err.count("\n") == 1
+    assert "checkpoint.pt cannot be written (File too large); make room" in err
     resume(path)
     train(QUICK, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", path)

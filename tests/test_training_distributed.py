@@ -9,7 +9,6 @@ import os
 import pickle
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 
-from sgdm import files
+from crashing import CrashError, StopAfter, crashing_at, no_room
 from sgdm.cli import launch as launch_module
 from sgdm.cli.launch import launch
 from sgdm.errors import (
@@ -38,7 +38,7 @@ from sgdm.errors import (
     LostProcessError,
     SgdmError,
 )
-from sgdm.training import checkpoint_together, replacing
+from sgdm.training import checkpoint_together
 from sgdm.training import run as run_module
 from sgdm.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from sgdm.training.checkpoint_together import load_together, save_together
@@ -50,6 +50,8 @@ from sgdm.training.run import resume, train
 from sgdm.training.settings import Settings
 from sgdm.training.world import World, joined
 from test_cli_train import shown_in_terminal
+from test_training import assert_same
+from test_training_lock import held_by_another
 
 pytestmark = pytest.mark.long
 QUICK = Settings(model="mlp", epochs=2, batch_size=100)
@@ -117,18 +119,6 @@ def enter(rank: int, size: int, meeting: Path, work: Callable[..., Any], argumen
     torch.save(result, meeting / f"{rank}")
 
 
-class AskAt(Observer):
-    """Is interrupted, as by Ctrl-C, after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def stepped(self, batch) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (getattr(tensor, "full_tensor", tensor.clone)()).detach()
 
@@ -149,12 +139,6 @@ def saved_in(path: Path, settings: Settings) -> dict[str, torch.Tensor]:
     learner = Learner(settings, data)
     load_together(path / "checkpoint", learner, data.fingerprint)
     return state_of(learner)
-
-
-def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for name, tensor in a.items():
-        assert torch.equal(tensor, b[name]), name
 
 
 # ---- the same numbers ----
@@ -268,7 +252,7 @@ def test_what_four_processes_saved_two_and_one_load_to_the_bit(tmp_path):
     for loaded, expected in pairs:
         for (progress, state), (its_progress, its_state) in zip(loaded, expected, strict=True):
             assert progress == its_progress
-            assert_same_bits(state, its_state)
+            assert_same(state, its_state)
     assert "0.weight.momentum_buffer" not in saved[-1][1]
     assert "1.weight.momentum_buffer" in saved[0][1]
 
@@ -279,7 +263,7 @@ def whole_and_in_pieces(world: World, settings: Settings, folder: Path, shard: b
     told: list[str] = []
     begin, go_on = partial(train, settings), resume
     for rank, run in enumerate((begin, go_on)):
-        observer = AskAt(4) if world.rank == rank else Observer()
+        observer = StopAfter(4) if world.rank == rank else Observer()
         try:
             run(folder / "run", world=world, shard=shard, observer=observer)
         except InterruptedRunError as error:
@@ -302,7 +286,7 @@ def test_an_interrupted_run_of_three_ends_with_the_same_bits(tmp_path):
     for folder in folders.values():
         one, other = folder / "whole", folder / "run"
         assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
-        assert_same_bits(saved_in(one, settings), saved_in(other, settings))
+        assert_same(saved_in(one, settings), saved_in(other, settings))
         assert json.loads((other / "config.json").read_text())["environment"]["processes"] == 3
         assert {file.name for file in other.iterdir()} == {
             "checkpoint", "config.json", "metrics.csv",
@@ -311,7 +295,7 @@ def test_an_interrupted_run_of_three_ends_with_the_same_bits(tmp_path):
 
 def begin_and_stop(settings: Settings, path: Path) -> None:
     with pytest.raises(InterruptedRunError):
-        train(settings, path, observer=AskAt(4))
+        train(settings, path, observer=StopAfter(4))
 
 
 def resume_and_stop(world: World, path: Path, shard: bool) -> tuple[dict[str, torch.Tensor], bool]:
@@ -327,7 +311,7 @@ def resume_and_stop(world: World, path: Path, shard: bool) -> tuple[dict[str, to
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "_load", loading)
         with pytest.raises(InterruptedRunError):
-            resume(path, world=world, shard=shard, observer=AskAt(4))
+            resume(path, world=world, shard=shard, observer=StopAfter(4))
     return held, RunFolder(path).is_saved_by_several()
 
 
@@ -344,24 +328,20 @@ def test_several_go_on_where_one_was_and_one_where_several_were(tmp_path):
     expected = state_of(learner)
     for results in in_processes(2, tmp_path, several, work):
         for held, by_several in results:
-            assert_same_bits(held, expected)
+            assert_same(held, expected)
             assert by_several
     for shard in (False, True):
         path = tmp_path / f"run-{shard}"
         assert not (path / "checkpoint.pt").exists()
         before = saved_in(path, settings)
         held, by_several = resume_and_stop(World(), path, shard=False)
-        assert_same_bits(held, before)
+        assert_same(held, before)
         assert not by_several
         assert not (path / "checkpoint").exists()
         assert len(resume(path)) == 3
 
 
-class CrashError(BaseException):
-    """The machine stops here: nothing after this happens."""
-
-
-def test_a_crash_at_any_write_leaves_the_old_checkpoint_or_the_new_one(tmp_path, monkeypatch):
+def test_a_crash_at_any_write_leaves_the_old_checkpoint_or_the_new_one(tmp_path):
     """Between all renames and flushes, of a checkpoint that is there, or of one of the other kind.
 
     What is left is recovered to one that was saved whole.
@@ -369,35 +349,17 @@ def test_a_crash_at_any_write_leaves_the_old_checkpoint_or_the_new_one(tmp_path,
     settings, data = replace(QUICK, model="linear"), load_data("digits", seed=0)
     learner = Learner(settings, data)
     learner.step(0)
-    real = {"replace": Path.replace, "rename": Path.rename, "fsync": os.fsync}
     moments = 0
-    for crash_at in range(1000):
-        path = tmp_path / f"run{crash_at}"
+    for attempt in range(2000):
+        path = tmp_path / f"run{attempt}"
         path.mkdir()
-        folder, count = RunFolder(path), 0
-        other_kind = crash_at % 2
+        folder = RunFolder(path)
+        moment, other_kind = divmod(attempt, 2)
         if other_kind:
             save_checkpoint(folder.checkpoint, learner, data.fingerprint, Progress(step=1))
         else:
             save_alone(folder.checkpoint_folder, learner, data.fingerprint, Progress(step=1))
-
-        def crashing(operation, *arguments, crash_at=crash_at // 2):
-            nonlocal count
-            result = None
-            for moment in ("before", "after"):
-                if count == crash_at:
-                    raise CrashError(operation, moment)
-                count += 1
-                if moment == "before":
-                    result = real[operation](*arguments)
-            return result
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", lambda *a: crashing("replace", *a))
-            patch.setattr(Path, "rename", lambda *a: crashing("rename", *a))
-            patch.setattr(files.os, "fsync", lambda *a: crashing("fsync", *a))
-            patch.setattr(Path, "unlink", lambda *a, **k: None)  # the dead clean nothing up
-            patch.setattr(replacing.shutil, "rmtree", lambda *a, **k: None)
+        with crashing_at(moment):
             try:
                 save_alone(folder.checkpoint_folder, learner, data.fingerprint, Progress(step=2))
             except (CrashError, FileError):  # DCP makes an error of what it meets
@@ -411,7 +373,7 @@ def test_a_crash_at_any_write_leaves_the_old_checkpoint_or_the_new_one(tmp_path,
         else:
             progress = load_checkpoint(folder.checkpoint, fresh, data.fingerprint)
         assert progress.step in ((1,) if other_kind else (1, 2))
-        assert_same_bits(state_of(fresh), state_of(learner))
+        assert_same(state_of(fresh), state_of(learner))
         save_alone(folder.checkpoint_folder, learner, data.fingerprint, Progress(step=3))
         assert {file.name for file in path.iterdir()} - {"checkpoint.pt"} == {"checkpoint"}
     assert moments >= 20
@@ -433,7 +395,7 @@ def saved(tmp_path_factory) -> Path:
 
 
 def begin_together(world: World, path: Path) -> None:
-    train(QUICK, path, world=world, observer=AskAt(4))
+    train(QUICK, path, world=world, observer=StopAfter(4))
 
 
 def edit_header(path: Path, **entries: Any) -> None:
@@ -552,11 +514,14 @@ def failures(world: World, folder: Path) -> list[SgdmError]:
         lambda: train(replace(QUICK, data="none" if mine else "digits"), folder / "a", world=world),
         lambda: train(replace(QUICK, device="cuda:1"), folder / "device", world=world),
         lambda: train(replace(QUICK, lr=-1.0), folder / "lr", world=world),
-        lambda: train(QUICK, folder / "run", world=world, observer=AskAt(4)),
+        lambda: train(QUICK, folder / "run", world=world, observer=StopAfter(4)),
         lambda: with_no_room(mine, lambda: resume(folder / "run", world=world)),
         lambda: with_no_room(not mine, lambda: resume(folder / "run", world=world)),
+        lambda: with_no_room(mine, lambda: train(QUICK, folder / "full", world=world)),
         lambda: train(QUICK, folder / "run", world=world),
         lambda: resume(folder / "nowhere", world=world),
+        lambda: resume_beside_another(folder / "run", world),
+        lambda: train_without("LOCAL_RANK", replace(QUICK, device="cuda"), folder / "gpu", world),
     ]
     caught: list[SgdmError] = []
     for attempt in attempts:
@@ -567,15 +532,20 @@ def failures(world: World, folder: Path) -> list[SgdmError]:
     return caught
 
 
+def resume_beside_another(path: Path, world: World) -> None:
+    with held_by_another(path) if world.rank == 0 else nullcontext():
+        resume(path, world=world)
+
+
+def train_without(name: str, settings: Settings, path: Path, world: World) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(name)
+        train(settings, path, world=world)
+
+
 def with_no_room(here: bool, action: Callable[[], object]) -> object:
-    """No file may grow beyond 100 bytes, in one process."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if here:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
+    with no_room(100) if here else nullcontext():
         return action()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_an_error_of_one_process_is_that_of_all(tmp_path):
@@ -596,8 +566,11 @@ def test_an_error_of_one_process_is_that_of_all(tmp_path):
         (InterruptedRunError, r"interrupted after .*"),
         (FileError, r".*/run/checkpoint cannot be written \(.*\); make room or choose .*"),
         (FileError, r".*/run/metrics.csv cannot be written \(File too large\); make room or .*"),
+        (FileError, r"[^.]*/full/checkpoint cannot be written \(.*\); make room or choose .*"),
         (FileError, r".* holds something already; .*"),
         (FileError, r"resume must be the folder of a run, got .*"),
+        (FileError, r"resume must be a folder that no other run is at work in, got .*"),
+        (InvalidValueError, r"LOCAL_RANK must be a number from 0 to 1 in the environment, got .*"),
     ]
     for errors in caught:
         assert [type(error) for error in errors] == [kind for kind, _ in expected]
@@ -683,24 +656,62 @@ def test_the_status_and_words_are_those_of_the_process_at_fault(
 
 PATIENT = """
 import os, pathlib, signal, sys, time
-def note(*_):
-    sys.exit(130)
-signal.signal(signal.SIGINT, note)
+def note(number, frame):
+    sys.exit(128 + number)
+for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, note)
 pathlib.Path(sys.argv[1], os.environ["RANK"]).touch()
-time.sleep(1000)
+time.sleep(30)
 """
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-def test_ctrl_c_reaches_every_process(tmp_path):
+def press_when_ready(folder: Path, *numbers: int) -> None:
+    """Send signals to this process, from a thread, once three patient ones wait for them."""
+
     def press() -> None:
-        while len(list(tmp_path.iterdir())) < 3:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: len(list(folder.iterdir())) == 3)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
 
-    before = signal.getsignal(signal.SIGINT)
     threading.Thread(target=press).start()
-    assert launch(3, [sys.executable, "-S", "-c", PATIENT, str(tmp_path)]) == 130
-    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_reaches_every_process(tmp_path, number):
+    before = signal.getsignal(number)
+    press_when_ready(tmp_path, number)
+    assert launch(3, [sys.executable, "-S", "-c", PATIENT, str(tmp_path)]) == 128 + number
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_the_first_process_is_started_reaches_every_one(
+    tmp_path, monkeypatch, number
+):
+    start = launch_module._start
+
+    def press_and_start(command, rank, count, folder):
+        if rank == 0:
+            os.kill(os.getpid(), number)
+        process = start(command, rank, count, folder)
+        wait_for((tmp_path / str(rank)).exists)
+        return process
+
+    monkeypatch.setattr(launch_module, "_start", press_and_start)
+    assert launch(3, [sys.executable, "-S", "-c", PATIENT, str(tmp_path)]) == 128 + number
+
+
+def test_what_nohup_started_goes_on_without_its_terminal(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        press_when_ready(tmp_path, signal.SIGHUP, signal.SIGTERM)
+        command = [sys.executable, "-S", "-c", PATIENT, str(tmp_path)]
+        assert launch(3, command) == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def sgdm_train(*arguments: str, cwd: Path, program: Sequence[str] = ()) -> "subprocess.Popen[str]":
@@ -750,7 +761,7 @@ def test_a_killed_process_ends_all_and_torchrun_goes_on_to_the_same_bits(tmp_pat
     ]
     one, other = tmp_path / "whole", tmp_path / "run"
     assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
-    assert_same_bits(saved_in(one, settings), saved_in(other, settings))
+    assert_same(saved_in(one, settings), saved_in(other, settings))
 
 
 def train_whole(world: World, settings: Settings, path: Path) -> None:
@@ -763,7 +774,14 @@ def test_ctrl_c_saves_and_says_how_several_go_on(tmp_path):
     run = tmp_path / "runs/digits-linear-torch"
     wait_for((run / "checkpoint").exists)
     workers = children_of(process)
-    time.sleep(0.3)
+    for second in (["--resume", str(run)], ["--out", str(run), "--overwrite", "--nproc", "2"]):
+        another = sgdm_train(*second, cwd=tmp_path)
+        assert another.communicate(timeout=TIMEOUT) == (
+            "",
+            f"sgdm: {second[0][2:]} must be a folder that no other run is at work in, got '{run}'; "
+            f"process {workers[0]} is: wait for it, stop it, or name another one\n",
+        )
+        assert another.returncode == 2
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130

@@ -164,11 +164,14 @@ def test_auto_leaves_the_cpu_to_others(monkeypatch):
         assert torch.equal(q, torch.full_like(p, 0.5))
 
 
-def test_auto_takes_it_before_torchs_operations():
-    from sgdm.engines import eager, triton
-
-    engines = choose._ENGINES["auto"]
-    assert engines.index(triton) < engines.index(eager)
+def test_auto_takes_it_before_torchs_operations(monkeypatch):
+    """What the native engine leaves; here it leaves everything."""
+    taken: list[str] = []
+    monkeypatch.setattr(choose.native, "prepare", lambda plan: "not on the CPU")
+    monkeypatch.setattr(choose.triton, "prepare", lambda plan: taken.append("triton") or "gone")
+    monkeypatch.setattr(choose.eager, "prepare", lambda plan: taken.append("eager"))
+    choose.prepare(StepPlan(), "auto")
+    assert taken == ["triton", "eager"]
 
 
 def test_without_triton_the_command_that_installs_it_is_named(monkeypatch):

@@ -54,7 +54,7 @@ FLOORS = (
         "The optimizer",
         "From the user's parameter groups to a plan of tensors and coefficients, which an engine runs.",
         (
-            "in_backward", "grouping", "selectors", "optimizer", "functional", "running",
+            "in_backward", "grouping", "selectors", "optimizer", "points", "probe", "functional", "running",
             "parts", "state", "group", "ranks", "shards", "engines",
         ),
     ),

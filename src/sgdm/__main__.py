@@ -4,7 +4,7 @@ import os
 import sys
 
 from sgdm.cli import main
-from sgdm.training.environment import world_size
+from sgdm.training.environment import is_one_of_several
 
 __all__ = ["run"]
 
@@ -14,7 +14,7 @@ def run() -> None:
     try:
         main()
     except SystemExit as end:
-        if world_size() > 1:
+        if is_one_of_several():
             # Python's own end may destroy a thread of torch's communication while it runs, and
             # abort after all is done (seen once in some dozen runs).
             sys.stdout.flush()

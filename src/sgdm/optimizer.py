@@ -1,6 +1,6 @@
 """`SGD`, a `torch.optim.Optimizer`: groups, state and hooks. The arithmetic is elsewhere."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from inspect import unwrap
 from typing import Any, Self, TypeVar, cast, overload
@@ -37,10 +37,12 @@ from sgdm.hyperparameters import (
     check_nonfinite,
 )
 from sgdm.parts import add_parts, keep, makes_state
-from sgdm.ranks import any_rank, check_meshes
+from sgdm.points import averages, copies_of, look_ahead, moves_to_iterate, put_back
+from sgdm.probe import Probe
+from sgdm.ranks import check_meshes
 from sgdm.running import move, refresh, run
 from sgdm.shards import is_whole, laid_out_as, refuse_replaced, shard_of
-from sgdm.state import AVERAGE, BUFFER, STEPS, adopt_groups, new_average, plain_groups, settle
+from sgdm.state import BUFFER, adopt_groups, plain_groups, settle
 
 __all__ = ["SGD"]
 
@@ -196,8 +198,7 @@ class SGD(Optimizer):
         # Ends a step that has begun inside backward, and returns what is to be remembered of it.
         self.in_backward: Callable[[], list[Remembered]] | None = None
         self._shown: str | None = None  # the method in whose block other parameters are shown
-        # Averages that nobody has asked to begin yet: their shards, and at which version.
-        self._probes: dict[Tensor, int] = {}
+        self._probe = Probe()
         self._wholes: list[Tensor] | None = None  # its DTensors, once their processes agree
         # Whether a step with gradients, and one without, has looked for replaced parameters.
         self._looked: set[bool] = set()
@@ -356,14 +357,14 @@ class SGD(Optimizer):
         held: dict[Tensor, dict[str, Tensor]] = {}
 
         def adopt(_: Optimizer, loaded: StateDict) -> StateDict:
-            loaded = {**loaded, "state": self._without_probes(loaded["state"])}
+            loaded = {**loaded, "state": self._probe.without(loaded["state"])}
             groups, tensors = adopt_groups(self.param_groups, loaded)
             held.update(tensors)
             return {**loaded, "param_groups": groups}
 
         def complete(_: Optimizer) -> None:
             settle(self.state, held)
-            self._probes.clear()
+            self._probe.clear()
 
         # The first runs after the user's own pre-hooks, the second before the user's post-hooks.
         hooks = (
@@ -417,10 +418,18 @@ class SGD(Optimizer):
             self._wholes = self._agree()
         if closure is None:
             # Processes ask together: one of them may have had no gradient yet.
-            if (self.state and not self._wholes) or not self._prepared_by_probe():
+            if (self.state and not self._wholes) or not self._probe.is_answered(
+                self.param_groups, self.state, self._known_rules.of, self._wholes
+            ):
                 self._update()
             return None
-        with self._look_ahead():
+        with look_ahead(
+            self.param_groups,
+            self.state,
+            self._known_rules.of,
+            is_recorded=bool(self.defaults["differentiable"]),
+            was_skipped=lambda: self.last_step_skipped,
+        ):
             with torch.enable_grad():
                 loss = closure()
             self._update(at_look_ahead=True)
@@ -463,8 +472,8 @@ class SGD(Optimizer):
             InvalidUseError: As `step` does.
             InvalidTypeError: As `step` does.
         """
-        if self._probes:
-            self._drop_probes()
+        if self._probe.averages:
+            self._probe.drop(self.state)
         plan, made, remembered = self._plan(work, memory, at_look_ahead=at_look_ahead)
         has_gradients = bool(plan.parts or self.in_backward)
         if has_gradients not in self._looked:
@@ -503,7 +512,8 @@ class SGD(Optimizer):
             if rules.needs_closure and not at_look_ahead:
                 raise _closure_needed(group["convention"])
             planned = len(plan.parts)
-            made += [(part, rules) for part in add_parts(plan, params, rules, self.state)]
+            for part in add_parts(plan, params, rules, self.state):
+                made.append((part, rules))  # noqa: PERF401 - mostly there is none
             if rules.remembers is not None and len(plan.parts) > planned:
                 remembered.append((group, *rules.remembers))
         for part in plan.parts:
@@ -525,27 +535,6 @@ class SGD(Optimizer):
         plan, _, remembered = self._plan(self._all(), self._memory, at_look_ahead=False)
         refresh(plan, engine=self.engine, options=self._options())
         _remember(remembered)
-
-    def _drop_probes(self) -> None:
-        """Begin the averages that a checkpoint library has asked for at the first step."""
-        for param, own in self._without_probes(self.state).items():
-            self.state[param] = own
-        self._probes.clear()
-
-    def _without_probes(self, state: Mapping[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-        """Return state without the averages that are as the probe has made them."""
-        if not self._probes:
-            return dict(state)
-        return {
-            key: {k: v for k, v in own.items() if k != AVERAGE or not self._is_probe(v)}
-            for key, own in state.items()
-        }
-
-    def _is_probe(self, average: Tensor) -> bool:
-        """Whether nobody has written into it; a process whose shard is empty never does."""
-        shard = shard_of(average)
-        is_written = self._probes.get(shard) != shard._version  # noqa: SLF001
-        return not any_rank(is_written, [average])
 
     def _options(self) -> Options:
         """Return what this optimizer does to all gradients of a step."""
@@ -590,70 +579,7 @@ class SGD(Optimizer):
             "nothing was changed; lower lr, set max_grad_norm, or use nonfinite='skip'",
         )
 
-    def _prepared_by_probe(self) -> bool:
-        """Answer the step with which checkpoint libraries ask which state there will be.
-
-        They set lr to 0 and every gradient to zero (torch.distributed.checkpoint). Buffers of zeros
-        are made, without decay, and averages; a first step that is still to come stays one.
-        """
-        if not all(bool(group["lr"] == 0) for group in self.param_groups):
-            return False
-        gradients = [p.grad for p in self._params() if p.grad is not None]
-        unlike = not gradients or any(g.layout != torch.strided or g.is_meta for g in gradients)
-        moves = bool(self.state) or unlike or any(bool(shard_of(g).any()) for g in gradients)
-        if any_rank(moves, self._wholes or ()):
-            return False
-        for group in self.param_groups:
-            rules = self._known_rules.of(group)
-            for param in group["params"]:
-                if param.grad is not None and rules.makes_buffers:
-                    dtype = rules.buffer_dtype
-                    self.state[param][BUFFER] = torch.zeros_like(
-                        param, dtype=dtype, requires_grad=False
-                    )
-                    if rules.counts_steps:
-                        self.state[param][STEPS] = 0
-                if param.grad is not None and rules.average_weight is not None:
-                    average = self.state[param][AVERAGE] = new_average(param)
-                    self._probes[shard_of(average)] = shard_of(average)._version  # noqa: SLF001
-        return True
-
     # ---- θ and its look-ahead point Θ ----
-
-    @contextmanager
-    def _look_ahead(self) -> Generator[None]:
-        """Hold the parameters of rules that store θ at θ + μ·v while their gradient is taken.
-
-        The update goes on from there. What has no gradient, and everything if the step fails or is
-        skipped, is put back from a copy.
-        """
-        weights: dict[Tensor, float] = {}
-        for group in self.param_groups:
-            if get_convention(group["convention"]).stores != "iterate":
-                continue  # its rules are read once, by the update
-            rules = self._known_rules.of(group)
-            if rules.needs_closure and self.defaults["differentiable"]:
-                raise InvalidUseError(
-                    f"differentiable must be False with convention {group['convention']!r} and "
-                    "nesterov=True, whose way to θ + μ·v is not recorded, got True; use "
-                    "convention='bengio', which stores that point"
-                )
-            if rules.needs_closure:
-                weights |= dict.fromkeys(group["params"], rules.look_ahead_weight)
-        buffers = {p: self.state.get(p, {}).get(BUFFER) for p in weights}
-        moved = {p: p.detach().clone() for p, b in buffers.items() if b is not None}
-        try:
-            for param in moved:
-                move(param, buffers[param], weights[param])
-            versions = {param: param._version for param in moved}  # noqa: SLF001
-            yield
-        except BaseException:
-            _put_back(moved)
-            raise
-        # What the closure wrote itself, into a parameter without a gradient, stays.
-        skipped = self.last_step_skipped
-        still = {p: kept for p, kept in moved.items() if skipped or p.grad is None}
-        _put_back({p: kept for p, kept in still.items() if p._version == versions[p]})  # noqa: SLF001
 
     @contextmanager
     def at_iterate(self) -> Generator[None]:
@@ -682,18 +608,10 @@ class SGD(Optimizer):
             >>> p.item()
             -1.5
         """
-        moves: list[tuple[Tensor, Tensor, float]] = []
-        for group in self.param_groups:
-            rules = self._known_rules.of(group)
-            if rules.iterate_weight is not None:
-                weight = group.get(ITERATE_WEIGHT)
-                if weight is None:  # no step yet, or a dict of torch's
-                    weight = as_float(rules.iterate_weight)
-                buffers = ((p, self.state.get(p, {}).get(BUFFER)) for p in group["params"])
-                moves += [(p, b, -weight) for p, b in buffers if b is not None]
-        with self._showing("at_iterate", [param for param, _, _ in moves]):
-            for param, buffer, weight in moves:
-                move(param, buffer, weight)
+        moves = moves_to_iterate(self.param_groups, self.state, self._known_rules.of)
+        with self._showing("at_iterate", [one.param for one in moves]):
+            for one in moves:
+                move(*one)
             yield
 
     @contextmanager
@@ -722,19 +640,9 @@ class SGD(Optimizer):
             >>> p.item()
             -2.0
         """
-        if all(group["ema_decay"] is None for group in self.param_groups):
-            raise InvalidUseError(
-                "averaged() must be called on an optimizer that keeps averages; build it with "
-                "ema_decay, such as 0.999"
-            )
-        averages: dict[Tensor, Tensor] = {
-            p: self.state[p][AVERAGE]
-            for group in self.param_groups
-            for p in group["params"]
-            if group["ema_decay"] is not None and AVERAGE in self.state.get(p, ())
-        }
-        with self._showing("averaged", averages), torch.no_grad():
-            for param, average in averages.items():
+        shown = averages(self.param_groups, self.state)
+        with self._showing("averaged", shown), torch.no_grad():
+            for param, average in shown.items():
                 param.copy_(average)
             yield
 
@@ -742,12 +650,12 @@ class SGD(Optimizer):
     def _showing(self, method: str, params: Iterable[Tensor]) -> Generator[None]:
         """Let other parameters be shown, and put these back from a copy."""
         self.refuse_while_shown(method)
-        kept = {param: param.detach().clone() for param in params}
+        copies = copies_of(params)
         self._shown = method
         try:
             yield
         finally:
-            _put_back(kept)
+            put_back(copies)
             self._shown = None
 
     def refuse_while_shown(self, method: str) -> None:
@@ -801,9 +709,3 @@ def _closure_needed(convention: str) -> InvalidUseError:
 def _remember(remembered: Iterable[Remembered]) -> None:
     for group, key, value in remembered:
         group[key] = as_float(value) if isinstance(value, Tensor) else value
-
-
-def _put_back(kept: dict[Tensor, Tensor]) -> None:
-    with torch.no_grad():
-        for param, value in kept.items():
-            param.copy_(value)

@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sgdm.engines.choose import prepare
-from sgdm.engines.plan import GradientNorm, Part, PreparedStep, Rule, StepPlan, TensorUpdate
+from sgdm.engines.plan import (
+    GradientNorm,
+    Options,
+    OverRanks,
+    Part,
+    PreparedStep,
+    Rule,
+    StepPlan,
+    TensorUpdate,
+)
 from sgdm.errors import InvalidUseError, InvalidValueError
 from sgdm.recurrence import Coefficients
 from sgdm.shards import is_whole
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor.placement_types import Placement
 
-__all__ = ["any_rank", "check_meshes", "check_ranks", "norm_over_ranks"]
+__all__ = ["any_rank", "ask", "check_meshes", "check_ranks", "sum_over_ranks"]
 
 _Groups = list[dist.ProcessGroup | None]  # None for all processes
 
@@ -40,49 +49,82 @@ _PLAIN = _Layout(None, counts=True)
 _NOWHERE = _Layout(None, counts=False)  # on other processes only
 
 
-def norm_over_ranks(
-    plan: StepPlan, prepared: PreparedStep, engine: str
-) -> tuple[GradientNorm, bool]:
-    """Return the norm of all gradients, each counted once, and whether all of them are finite.
+class Asked(NamedTuple):
+    """What there is to know before a step; on all processes the same, but for which parameter.
 
-    Both are the same on all processes. The parameter that the norm names is one of this process.
+    Attributes:
+        found: Whether GradScaler has found an overflow.
+        finite: Whether all gradients are.
+        norm: Of all gradients, each counted once, with a parameter of this process that is not
+            finite; None where it was not asked for.
+    """
+
+    found: bool
+    finite: bool = True
+    norm: GradientNorm | None = None
+
+
+def ask(plan: StepPlan, prepared: PreparedStep, engine: str, options: Options) -> Asked:
+    """Ask what the options want to know.
 
     Args:
         plan: The step.
         prepared: The same, prepared.
         engine: What prepared it.
+        options: What is asked.
     """
-    wholes = [whole for part in plan.parts for whole in part.wholes or part.params]
-    layouts = list(_layouts(wholes))
-    norms: dict[_Layout, GradientNorm] = {}
-    if layouts and layouts.count(layouts[0]) == len(layouts):
-        norms[layouts[0]] = prepared.gradient_norm()
-    else:
-        updates = [update for part in plan.parts for update in part.updates()]
-        for layout, part in _by_layout(updates, layouts).items():
-            norms[layout] = prepare(StepPlan(parts=[part]), engine).gradient_norm()
+    found = options.found_inf is not None and bool(options.found_inf)
+    if not plan.wholes:
+        if found or not options.measures:
+            return Asked(found)
+        norm = prepared.gradient_norm()
+        return Asked(found, norm.nonfinite is None, norm)
+    if not options.measures:
+        return Asked(any_rank(found, plan.wholes) if options.found_inf is not None else found)
+    norms = _norms(plan, prepared, engine)
     bad_ones = [norm.nonfinite for norm in norms.values() if norm.nonfinite is not None]
     nonfinite = bad_ones[0] if bad_ones else None
     squares: list[float] = []
     # A process that has no gradient on a mesh answers too.
-    found = dict.fromkeys(_meshes(plan.wholes), 0.0)
+    own = dict.fromkeys(_meshes(plan.wholes), 0.0)
     for (mesh, counts), norm in norms.items():
-        square = norm.value * norm.value if counts else 0.0
+        square = norm.square if counts else 0.0
         if mesh is None:
             squares.append(square)
         else:
-            found[mesh] += square
-    bad = float(nonfinite is not None)
-    for mesh, own in found.items():
-        square, bad = _reduced([own, bad], mesh)  # what one mesh has found goes on to the next
+            own[mesh] += square
+    flags = float(nonfinite is not None), float(found)
+    for mesh, mine in own.items():
+        square, *flags = _summed((mine, *flags), mesh)  # found on one, they go on to the next
         squares.append(square)
-    return GradientNorm.of_squares(squares, nonfinite), bad == 0
+    bad, found = map(bool, flags)
+    return Asked(found, not bad, GradientNorm.of_squares(squares, nonfinite))
+
+
+def sum_over_ranks(plan: StepPlan) -> OverRanks | None:
+    """Return how what the device of each process knows is added up, so that none waits for it.
+
+    It is None for a process where not all of it is laid out alike. That one asks the same of the
+    others as they do.
+    """
+    layouts = set(_layouts_of(plan))
+    meshes = _meshes(plan.wholes)
+    if len(layouts) != 1 or [layout.mesh for layout in layouts] != meshes:
+        return None
+    layout = layouts.pop()
+
+    def add_up(sums: Tensor) -> None:
+        if not layout.counts:
+            sums[0] = 0.0
+        _sum(sums, meshes[0])
+
+    return add_up
 
 
 def any_rank(value: bool, wholes: Iterable[Tensor]) -> bool:
     """Whether it is so on any process of the meshes of these DTensors."""
     for mesh in _meshes(wholes):
-        value = _reduced([float(value)], mesh)[0] != 0
+        value = _summed((0.0, 0.0, float(value)), mesh)[2] != 0
     return value
 
 
@@ -124,6 +166,22 @@ def check_meshes(optimizer: Optimizer, wholes: Iterable[Tensor]) -> None:
     """
     for mesh in _meshes(wholes):
         _check(_description(optimizer, mesh), _groups(mesh), mesh.device_type)
+
+
+def _norms(plan: StepPlan, prepared: PreparedStep, engine: str) -> dict[_Layout, GradientNorm]:
+    """Return the norms of the gradients of this process, by where they are."""
+    layouts = list(_layouts_of(plan))
+    if layouts and layouts.count(layouts[0]) == len(layouts):
+        return {layouts[0]: prepared.gradient_norm()}
+    updates = [update for part in plan.parts for update in part.updates()]
+    return {
+        layout: prepare(StepPlan(parts=[part]), engine).gradient_norm()
+        for layout, part in _by_layout(updates, layouts).items()
+    }
+
+
+def _layouts_of(plan: StepPlan) -> Iterator[_Layout]:
+    return _layouts(whole for part in plan.parts for whole in part.wholes or part.params)
 
 
 def _by_layout(updates: Iterable[TensorUpdate], layouts: Iterable[_Layout]) -> dict[_Layout, Part]:
@@ -179,11 +237,15 @@ def _groups(mesh: "DeviceMesh") -> _Groups:
     return list(mesh.get_all_groups())
 
 
-def _reduced(numbers: Iterable[float], mesh: "DeviceMesh") -> list[float]:
+def _summed(numbers: Iterable[float], mesh: "DeviceMesh") -> list[float]:
     sums = torch.tensor(list(numbers), dtype=torch.float64, device=mesh.device_type)
+    _sum(sums, mesh)
+    return cast("list[float]", sums.tolist())
+
+
+def _sum(sums: Tensor, mesh: "DeviceMesh") -> None:
     for group in _groups(mesh):
         dist.all_reduce(sums, group=group)
-    return cast("list[float]", sums.tolist())
 
 
 def _description(optimizer: Optimizer, mesh: "DeviceMesh | None") -> list[str]:

@@ -15,14 +15,13 @@ from sgdm.engines.choose import prepare
 from sgdm.engines.plan import (
     PLAIN,
     DecidingStep,
-    GradientNorm,
     Options,
     Outcome,
     PreparedStep,
     StepPlan,
 )
 from sgdm.errors import InvalidUseError
-from sgdm.ranks import any_rank, norm_over_ranks
+from sgdm.ranks import ask, sum_over_ranks
 
 __all__ = ["move", "refresh", "run"]
 
@@ -49,7 +48,9 @@ def run(plan: StepPlan, *, engine: str = "auto", options: Options = PLAIN) -> Ou
             does not take.
         InvalidTypeError: If a buffer is complex and its parameter is not.
     """
-    prepared = None if plan.wholes else prepare(plan, engine)
+    prepared = prepare(plan, engine)
+    if plan.wholes:
+        return _run_shards(plan, prepared, engine, options)
     if isinstance(prepared, DecidingStep):
         return prepared.run(options)
     return _decide(plan, prepared, engine, options)
@@ -76,38 +77,40 @@ def refresh(plan: StepPlan, *, engine: str = "auto", options: Options = PLAIN) -
     prepared.refresh(options)
 
 
-def _decide(
-    plan: StepPlan, prepared: PreparedStep | None, engine: str, options: Options
-) -> Outcome:
+def _run_shards(plan: StepPlan, prepared: PreparedStep, engine: str, options: Options) -> Outcome:
+    over_ranks = sum_over_ranks(plan) if isinstance(prepared, DecidingStep) else None
+    if isinstance(prepared, DecidingStep) and over_ranks is not None:
+        outcome = prepared.run(options, over_ranks)
+    else:
+        outcome = _decide(plan, prepared, engine, options)
+    if outcome.skipped is not True:
+        for part in plan.parts:
+            increment_version(part.wholes or ())  # a graph that has kept one is known to be stale
+    return outcome
+
+
+def _decide(plan: StepPlan, prepared: PreparedStep, engine: str, options: Options) -> Outcome:
     """Run the plan, or skip it, as the gradients of all processes are."""
-    if options.found_inf is not None and any_rank(bool(options.found_inf), plan.wholes):
+    if options is PLAIN:
+        prepared.step(1.0)
+        return _DONE
+    asked = ask(plan, prepared, engine, options)
+    if asked.found:
         return Outcome(skipped=True)
-    prepared = prepared or prepare(plan, engine)
     scale = 1.0 if options.grad_scale is None else 1 / float(options.grad_scale)
     max_norm = options.max_grad_norm
     outcome = _DONE
-    if max_norm is not None or options.checks_finite:
-        measured, finite = _measure(plan, prepared, engine)
-        norm = measured.value * scale
-        if options.checks_finite and not finite:
-            return Outcome(norm, skipped=True, finite=False, nonfinite=measured.nonfinite)
+    if asked.norm is not None:
+        norm = asked.norm.value * scale
+        if options.checks_finite and not asked.finite:
+            return Outcome(norm, skipped=True, finite=False, nonfinite=asked.norm.nonfinite)
         outcome = Outcome(norm)
         if max_norm is not None and max_norm != math.inf:  # which measures only
             ratio = max_norm / (norm + 1e-6)
             if not ratio >= 1:  # NaN goes on, as in torch
                 scale *= ratio
     prepared.step(scale)
-    if plan.wholes:
-        for part in plan.parts:
-            increment_version(part.wholes or ())  # a graph that has kept one is known to be stale
     return outcome
-
-
-def _measure(plan: StepPlan, prepared: PreparedStep, engine: str) -> tuple[GradientNorm, bool]:
-    if plan.wholes:
-        return norm_over_ranks(plan, prepared, engine)
-    measured = prepared.gradient_norm()
-    return measured, measured.nonfinite is None
 
 
 @torch.no_grad()

@@ -153,8 +153,10 @@ def _replaced(params: Iterable[Tensor], own: Container[int]) -> list[Tensor]:
         params: The plain tensors.
         own: The ids of tensors that replace none of them.
     """
-    # Every module there is; some objects answer isinstance by raising.
-    modules = [x for x in gc.get_objects() if issubclass(type(x), nn.Module)]
+    # Every module there is. Each kind of object is asked once, and none itself: some raise.
+    objects = gc.get_objects()
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, nn.Module)}
+    modules: list[Any] = [x for x in objects if type(x) in kinds]
     # One that was made without Module.__init__ has no parameters.
     tables: Any = [getattr(m, "_parameters", {}) for m in modules]
     held: list[Tensor] = [p for table in tables for p in table.values() if p is not None]

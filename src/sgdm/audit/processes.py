@@ -110,8 +110,9 @@ class Processes:
             try:
                 assert child.stdin is not None
                 path = [str(Path.cwd()), *(place for place in sys.path if place)]
-                pickle.dump(Order(path, self._pickled(), jobs), child.stdin)
-                child.stdin.close()
+                order = Order(path, self._pickled(), jobs)
+                with suppress(BrokenPipeError), child.stdin:  # how it ended is heard below
+                    pickle.dump(order, child.stdin)
                 self._listen(child, answers, said)
             finally:
                 _kill(child)

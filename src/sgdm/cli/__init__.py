@@ -1,9 +1,10 @@
 """The command line, one file a command. What it knows it asks the library; nothing imports it."""
 
+import os
 import sys
 import traceback
 from io import TextIOWrapper
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -53,25 +54,40 @@ def main() -> None:
     """Run the command line. A mistake is one line on stderr.
 
     Exit status: 0 done, 1 what was examined has defects, 2 a mistake of the user's, 3 a run that
-    diverged, 130 one interrupted, 75 one that another of its processes left; 70, with a traceback,
-    a fault of this program.
+    diverged, 130 one interrupted, 141 nobody reads its output any more, 75 a run that another of
+    its processes left; 70, with a traceback, a fault of this program.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a locale without Greek letters gets "?"
+    streams: list[TextIOWrapper[Any]] = [
+        stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper)
+    ]
+    for stream in streams:
+        stream.reconfigure(errors="replace")  # a locale without Greek letters gets "?"
     try:
-        status = app(standalone_mode=False)
+        status = _run()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in streams:
+            os.dup2(nowhere, stream.fileno())  # what is left is written when Python ends
+        status = 141  # as if SIGPIPE, which Python ignores, had ended it
+    sys.exit(status)
+
+
+def _run() -> int:
+    try:
+        return app(standalone_mode=False) or 0
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer and rich end with 1
+            raise end.__context__ from None
+        raise
     except typer.TyperException as error:
-        _fail(error.format_message(), error.exit_code)
+        return _say(error.format_message(), error.exit_code)
     except SgdmError as error:
-        _fail(str(error), _status_of(error))
+        return _say(str(error), _status_of(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        return _say("interrupted", 130)
     except Exception:  # noqa: BLE001 - 1, which Python would end with, is an audit's answer
         traceback.print_exc()
-        sys.exit(70)
-    else:
-        sys.exit(status or 0)
+        return 70
 
 
 def _status_of(error: SgdmError) -> int:
@@ -80,7 +96,7 @@ def _status_of(error: SgdmError) -> int:
     return 130 if isinstance(error, InterruptedRunError) else 2
 
 
-def _fail(message: str, status: int) -> NoReturn:
+def _say(message: str, status: int) -> int:
     if message:  # asked for nothing, the help has been printed
         typer.echo("sgdm: " + " ".join(message.splitlines()), err=True)
-    sys.exit(status)
+    return status

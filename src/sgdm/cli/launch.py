@@ -26,7 +26,7 @@ _LOOK = 0.02
 def launch(count: int, command: Sequence[str]) -> int:
     """Run a command in so many processes, which share its work.
 
-    The first is what a person sees. Ctrl-C and SIGTERM are passed on to all.
+    The first is what a person sees. Ctrl-C, SIGTERM and SIGHUP are passed on to all.
 
     Args:
         count: How many.
@@ -39,11 +39,11 @@ def launch(count: int, command: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="sgdm-train-") as name:
         folder = Path(name)
         processes: list[subprocess.Popen[bytes]] = []
-        with _passing_on_signals(processes):
+        with _noted_signals() as noted:
             try:
                 for rank in range(count):
                     processes.append(_start(command, rank, count, folder))  # noqa: PERF401 - some may fail
-                stopped = _wait(processes)
+                stopped = _wait(processes, noted)
             finally:
                 for process in processes:
                     process.kill()
@@ -77,27 +77,35 @@ def _words(folder: Path, rank: int) -> Path:
 
 
 @contextmanager
-def _passing_on_signals(processes: "Sequence[subprocess.Popen[bytes]]") -> Generator[None]:
-    def pass_on(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
-        for process in processes:
-            process.send_signal(number)
+def _noted_signals() -> Generator[list[int]]:
+    """Collect what is to be passed on, also before all processes are started."""
+    noted: list[int] = []
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [(number, signal.signal(number, pass_on)) for number in numbers]
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
+        noted.append(number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's
+        numbers.append(signal.SIGHUP)
+    previous = [(number, signal.signal(number, note)) for number in numbers]
     try:
-        yield
+        yield noted
     finally:
         for number, handler in previous:
             signal.signal(number, handler)
 
 
-def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> set[int]:
-    """Wait for all to end; return the ranks of those that had to be stopped.
+def _wait(processes: "Sequence[subprocess.Popen[bytes]]", noted: list[int]) -> set[int]:
+    """Wait for all to end, passing signals on; return the ranks of those that had to be stopped.
 
     A process that fails leaves the others waiting for it: they notice, or are not waited for.
     """
     deadline = float("inf")
     while running := [rank for rank, p in enumerate(processes) if p.poll() is None]:
+        while noted:
+            number = noted.pop(0)
+            for process in processes:
+                process.send_signal(number)
         if time.monotonic() > deadline:
             for rank in running:
                 processes[rank].kill()

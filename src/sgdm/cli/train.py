@@ -233,24 +233,25 @@ def _run_one(
 
     folder = RunFolder(path)
     world.by_first(_check_pictures)  # missing, it is said before the run
-    try:
-        with watch as observer:
-            if settings is None:
-                metrics = resume(path, observer=observer, world=world, shard=shard)
-            else:
-                metrics = train(
-                    settings,
-                    path,
-                    overwrite=overwrite,
-                    observer=observer,
-                    world=world,
-                    shard=shard,
-                )
-    except (DivergedError, InterruptedRunError):
-        with suppress(SgdmError):  # a picture that fails is no reason to hide how the run ended
-            world.by_first(lambda: _draw(folder, folder.read_metrics()))
-        raise
-    world.by_first(lambda: _report(folder, metrics))
+    with folder.held(world, "resume" if settings is None else "out"):
+        try:
+            with watch as observer:
+                if settings is None:
+                    metrics = resume(path, observer=observer, world=world, shard=shard)
+                else:
+                    metrics = train(
+                        settings,
+                        path,
+                        overwrite=overwrite,
+                        observer=observer,
+                        world=world,
+                        shard=shard,
+                    )
+        except (DivergedError, InterruptedRunError):
+            with suppress(SgdmError):  # a picture that fails is no reason to hide how it ended
+                world.by_first(lambda: _draw(folder, folder.read_metrics()))
+            raise
+        world.by_first(lambda: _report(folder, metrics))
 
 
 def _check_pictures() -> None:
@@ -290,13 +291,16 @@ def _run_several(
     from sgdm.plots.training import draw_comparison
     from sgdm.training.comparison import compare, parse_conventions
     from sgdm.training.folder import RunFolder
+    from sgdm.training.world import World
 
     _check_pictures()
     names = parse_conventions(conventions)
-    with watch as observer:
-        comparison = compare(settings, names, path, overwrite=overwrite, observer=observer)
-    Console(highlight=False, markup=False).print(_table(comparison))
-    draw_comparison(comparison, RunFolder(path).compare_png)
+    folder = RunFolder(path)
+    with folder.held(World(), "out"):
+        with watch as observer:
+            comparison = compare(settings, names, path, overwrite=overwrite, observer=observer)
+        Console(highlight=False, markup=False).print(_table(comparison))
+        draw_comparison(comparison, folder.compare_png)
     for name in ("compare.png", "compare.csv", "config.json"):
         typer.echo(str(path / name))
 

@@ -1,6 +1,7 @@
 """What every engine needs of a plan, so that bad input raises before the first write."""
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from sgdm.engines.plan import Rule, StepPlan, TensorUpdate
 from sgdm.errors import InvalidTypeError, InvalidUseError, InvalidValueError
 from sgdm.recurrence import Coefficients
 
-__all__ = ["check_plan"]
+__all__ = ["check_plan", "numbers_of"]
 
 _WIDE = (torch.float64, torch.complex128)
 _LARGEST = torch.finfo(torch.float32).max
@@ -42,9 +43,13 @@ def check_plan(plan: StepPlan) -> None:
                     raise _misfit(name, param, state, "load the state of this very model")
 
 
+def numbers_of(c: Coefficients) -> list[Any]:
+    """Return the coefficients: floats or, where autograd goes through a hyperparameter, tensors."""
+    return [getattr(c, name) for name in _NUMBERS]
+
+
 def _check_coefficients(c: Coefficients) -> None:
-    for name in _NUMBERS:
-        number = getattr(c, name)
+    for name, number in zip(_NUMBERS, numbers_of(c), strict=True):
         if not isinstance(number, Tensor) and abs(number) > _LARGEST:
             raise InvalidValueError.of(
                 f"the coefficient {name}, made of lr and the other hyperparameters,",

@@ -1,10 +1,11 @@
 """Which engine runs a plan: the named one, or the fastest that serves its tensors."""
 
+from functools import partial
 from typing import Protocol
 
 import torch
 
-from sgdm.engines import eager, native, triton
+from sgdm.engines import devices, eager, native, triton
 from sgdm.engines.check import check_plan
 from sgdm.engines.plan import PreparedStep, StepPlan
 from sgdm.engines.triton import interpreted
@@ -26,7 +27,7 @@ class Engine(Protocol):
 # engine does: there only torch's operations have torch's bits.
 _FMA_IN_TORCH = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 _ENGINES: dict[str, tuple[Engine, ...]] = {
-    "auto": (native, triton, eager) if _FMA_IN_TORCH else (triton, eager),
+    "auto": (native, triton) if _FMA_IN_TORCH else (triton,),
     "native": (native,),
     "triton": (triton, interpreted),
     "eager": (eager,),
@@ -67,6 +68,11 @@ def prepare(plan: StepPlan, engine: str) -> PreparedStep:
         if not isinstance(prepared, str):
             return prepared
         reason = prepared
+    of_devices = devices.prepare(plan, partial(prepare, engine=engine))
+    if of_devices is not None:
+        return of_devices
+    if engine == "auto":
+        return eager.prepare(plan)
     check_plan(plan)  # what no engine can run is named before what this one cannot
     raise InvalidUseError(
         f"engine={engine!r} cannot run this step: {reason}; use engine='auto', which takes "

@@ -16,14 +16,16 @@ round in between, the loop and foreach each in its own way.
 """
 
 import math
-from functools import partial
+from collections.abc import Hashable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from sgdm.engines.check import check_plan
-from sgdm.engines.plan import GradientNorm, Part, PreparedStep, Rule, StepPlan, TensorUpdate
+from sgdm.engines.batches import alike, keys_of
+from sgdm.engines.check import check_plan, numbers_of
+from sgdm.engines.operations import MANY, ONE, Operations, X, norms_of
+from sgdm.engines.plan import GradientNorm, Part, PreparedStep, Rule, StepPlan
 from sgdm.recurrence import Coefficients
 
 __all__ = ["prepare", "strides_of_first_buffer"]
@@ -31,7 +33,7 @@ __all__ = ["prepare", "strides_of_first_buffer"]
 _SIXTEEN_BIT = frozenset((torch.float16, torch.bfloat16))
 
 
-def prepare(plan: StepPlan) -> PreparedStep | str:
+def prepare(plan: StepPlan) -> PreparedStep:
     """Return the plan ready to be run: this engine runs whatever torch can add."""
     check_plan(plan)
     return _EagerStep(plan)
@@ -51,97 +53,124 @@ class _EagerStep:
         squares: list[float] = []
         nonfinite = None
         for part in self._plan.parts:
-            for param, gradient in zip(part.params, part.gradients, strict=True):
-                stored = gradient if gradient.layout is torch.strided else _values_of(gradient)
-                wide = torch.complex128 if stored.is_complex() else torch.float64
-                norm = cast("float", torch.linalg.vector_norm(stored, dtype=wide).item())
+            gradients = list(map(_stored, part.gradients))
+            for i, norm in enumerate(self._norms(gradients)):
                 squares.append(norm * norm)
-                finite = math.isfinite(norm) or bool(stored.isfinite().all())
+                finite = math.isfinite(norm) or bool(gradients[i].isfinite().all())
                 if nonfinite is None and not finite:
-                    nonfinite = param
+                    nonfinite = part.params[i]
         return GradientNorm.of_squares(squares, nonfinite)
 
     def step(self, scale: float) -> None:
         """Update every parameter, buffer and average."""
-        with torch.set_grad_enabled(self._plan.differentiable):
+        recorded = self._plan.differentiable
+        with torch.set_grad_enabled(recorded):
             for part in self._plan.parts:
-                self._step_part(part, scale)
+                keys = self._keys(part)
+                if keys is None:
+                    _step_each(part, scale, recorded=recorded)
+                    continue
+                batches = part.split(keys)
+                for batch in batches.values():
+                    _step_batch(batch, scale)
+                part.take_buffers(batches, keys)
 
-    def _step_part(self, part: Part, scale: float) -> None:
-        rule = part.rule
-        made: list[Tensor] = []
-        for update in part.updates():
-            buffer = self._step_tensor(update, part, scale)
-            if buffer is not None:
-                made.append(buffer)
-            if update.average is not None and rule.average_weight is not None:
-                with torch.no_grad():
-                    # A float32 average of a 16-bit parameter follows what is stored.
-                    now = update.param.to(update.average.dtype)
-                    update.average.lerp_(now, rule.average_weight)
-        if rule.coefficients.buffer in ("first", "running"):
-            part.buffers = made
+    def _keys(self, part: Part) -> list[Hashable] | None:
+        numbers = numbers_of(part.rule.coefficients)
+        if self._plan.differentiable or any(isinstance(number, Tensor) for number in numbers):
+            return None
+        return keys_of(part, self._plan.memory)
 
-    def _step_tensor(self, update: TensorUpdate, part: Part, scale: float) -> Tensor | None:
-        """Step one tensor and return its buffer."""
-        p, g, b, _ = update
-        scaled = partial(_scaled, scale=scale, maximize=part.rule.maximize)
-        c, new_dtype = part.rule.coefficients, part.rule.buffer_dtype or p.dtype
-        dtypes = {p.dtype, g.dtype, new_dtype if b is None else b.dtype}
-        if self._plan.differentiable:
-            new_p, new_b = _step(p.clone(), scaled(g), b, c, in_place=False)
-            p.copy_(new_p)
-        elif not _SIXTEEN_BIT.isdisjoint(dtypes):
-            wide_b = None if b is None else _widened(b)
-            new_p, new_b = _step(_widened(p), scaled(_widened(g)), wide_b, c, in_place=False)
-            p.copy_(new_p)
-        else:
-            _, new_b = _step(p, scaled(g), b, c, in_place=True)
-        if new_b is None or c.buffer == "first":
-            return None if new_b is None else new_b.to(new_dtype)
-        return new_b if self._plan.differentiable or b is None or new_b is b else b.copy_(new_b)
+    def _norms(self, gradients: list[Tensor]) -> list[float]:
+        """Return the norm of each, and wait for a device as seldom as can be."""
+        norms = [0.0] * len(gradients)
+        for places in alike(gradients, self._plan.memory):
+            for i, norm in zip(places, norms_of([gradients[i] for i in places]), strict=True):
+                norms[i] = norm
+        return norms
 
 
-def _values_of(gradient: Tensor) -> Tensor:
-    """Return the elements that a sparse gradient stores, each place once."""
-    return gradient.coalesce().values()
+def _step_each(part: Part, scale: float, *, recorded: bool) -> None:
+    made = [_step_tensors(ONE, update, part.rule, scale, recorded) for update in part.updates()]
+    if part.rule.coefficients.buffer in ("first", "running"):
+        part.buffers = cast("list[Tensor]", made)
 
 
-def _scaled(g: Tensor, *, scale: float, maximize: bool) -> Tensor:
+def _step_batch(batch: Part, scale: float) -> None:
+    if len(batch.params) == 1:
+        _step_each(batch, scale, recorded=False)
+        return
+    columns = (batch.params, batch.gradients, batch.buffers, batch.averages)
+    made = _step_tensors(MANY, columns, batch.rule, scale, recorded=False)
+    if batch.rule.coefficients.buffer in ("first", "running"):
+        batch.buffers = made
+
+
+def _step_tensors(
+    on: Operations[X],
+    tensors: tuple[X, X, X | None, X | None],
+    rule: Rule,
+    scale: float,
+    recorded: bool,
+) -> X | None:
+    """Step and return the buffer."""
+    p, g, b, average = tensors
+    c = rule.coefficients
+    new_dtype = rule.buffer_dtype or on.dtype(p)
+    dtypes = {on.dtype(p), on.dtype(g), new_dtype if b is None else on.dtype(b)}
+    if recorded:
+        new_p, new_b = _apply(on, on.clone(p), _scaled(on, g, rule, scale), b, c, in_place=False)
+        on.copy_(p, new_p)
+    elif not _SIXTEEN_BIT.isdisjoint(dtypes):
+        wide_g = _scaled(on, _widened(on, g), rule, scale)
+        wide_b = None if b is None else _widened(on, b)
+        new_p, new_b = _apply(on, _widened(on, p), wide_g, wide_b, c, in_place=False)
+        on.copy_(p, new_p)
+    else:
+        _, new_b = _apply(on, p, _scaled(on, g, rule, scale), b, c, in_place=True)
+    if average is not None and rule.average_weight is not None:
+        with torch.no_grad():
+            # A float32 average of a 16-bit parameter follows what is stored.
+            on.move_towards_(average, on.to(p, on.dtype(average)), rule.average_weight)
+    if new_b is None or c.buffer == "first":
+        return None if new_b is None else on.to(new_b, new_dtype)
+    return new_b if recorded or b is None or new_b is b else on.copy_(b, new_b)
+
+
+def _scaled(on: Operations[X], g: X, rule: Rule, scale: float) -> X:
     if scale != 1:
-        g = g * scale
-    return -g if maximize else g
+        g = on.scaled(g, scale)
+    return on.negated(g) if rule.maximize else g
 
 
-def _widened(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in _SIXTEEN_BIT else x
+def _widened(on: Operations[X], x: X) -> X:
+    return on.to(x, torch.float32) if on.dtype(x) in _SIXTEEN_BIT else x
 
 
-def _step(
-    p: Tensor, g: Tensor, b: Tensor | None, c: Coefficients, *, in_place: bool
-) -> tuple[Tensor, Tensor | None]:
+def _apply(
+    on: Operations[X], p: X, g: X, b: X | None, c: Coefficients, *, in_place: bool
+) -> tuple[X, X | None]:
     """Return the new p and b: the same tensors if `in_place`, else new ones."""
-    d = g if _is(c.coupled_decay, 0) else _add_scaled(g, p, c.coupled_decay)
+    d = g if _is(c.coupled_decay, 0) else on.added(g, p, c.coupled_decay)
 
     if c.buffer == "first":
-        b = _first(d, c)
+        b = _first(on, d, c)
     elif b is not None and c.buffer == "running":
-        retained = b.mul_(c.retain) if in_place else b * c.retain
-        b = _add_scaled(retained, d, c.gain, in_place=in_place)
+        b = on.added(on.scaled(b, c.retain, in_place=in_place), d, c.gain, in_place=in_place)
 
     if b is None or _is(c.buffer_weight, 0):
-        u = _scale(d, c.gradient_weight)
+        u = _times(on, d, c.gradient_weight)
     elif _is(c.gradient_weight, 0):
-        u = _scale(b, c.buffer_weight)
+        u = _times(on, b, c.buffer_weight)
     else:
-        u = _add_scaled(_scale(d, c.gradient_weight), b, c.buffer_weight)
+        u = on.added(_times(on, d, c.gradient_weight), b, c.buffer_weight)
 
-    p = _add_scaled(_scale(p, c.keep, in_place=in_place), u, c.step, in_place=in_place)
-    return p, b
+    p = _times(on, p, c.keep, in_place=in_place)
+    return on.added(p, u, c.step, in_place=in_place), b
 
 
-def _first(d: Tensor, c: Coefficients) -> Tensor:
-    return d.clone() if _is(c.gain, 1) else d * c.gain
+def _first(on: Operations[X], d: X, c: Coefficients) -> X:
+    return on.clone(d) if _is(c.gain, 1) else on.scaled(d, c.gain)
 
 
 def strides_of_first_buffer(param: Tensor, gradient: Tensor, rule: Rule) -> tuple[int, ...]:
@@ -156,8 +185,14 @@ def strides_of_first_buffer(param: Tensor, gradient: Tensor, rule: Rule) -> tupl
         for x in (param, gradient)
     )
     c = rule.coefficients
-    g = _scaled(g, scale=1, maximize=rule.maximize)
-    return _first(g if _is(c.coupled_decay, 0) else _add_scaled(g, p, c.coupled_decay), c).stride()
+    g = _scaled(ONE, g, rule, 1)
+    return _first(
+        ONE, g if _is(c.coupled_decay, 0) else ONE.added(g, p, c.coupled_decay), c
+    ).stride()
+
+
+def _times(on: Operations[X], x: X, by: Any, *, in_place: bool = False) -> X:
+    return x if _is(by, 1) else on.scaled(x, by, in_place=in_place)
 
 
 # A coefficient is a number or, where autograd goes through a hyperparameter, a tensor.
@@ -167,15 +202,6 @@ def _is(coefficient: Any, number: int) -> bool:
     return not isinstance(coefficient, Tensor) and coefficient == number
 
 
-def _scale(x: Tensor, by: Any, *, in_place: bool = False) -> Tensor:
-    """Return by*x; x itself where by is 1."""
-    if _is(by, 1):
-        return x
-    return x.mul_(by) if in_place else x * by
-
-
-def _add_scaled(x: Tensor, y: Tensor, by: Any, *, in_place: bool = False) -> Tensor:
-    """Return x + by*y, evaluated also where by is 0: there 0 * inf is NaN, as in torch."""
-    if isinstance(by, Tensor):
-        return x.addcmul_(y, by) if in_place else torch.addcmul(x, y, by)
-    return x.add_(y, alpha=by) if in_place else torch.add(x, y, alpha=by)
+def _stored(gradient: Tensor) -> Tensor:
+    """Return the elements that are there: of a sparse gradient each place once."""
+    return gradient if gradient.layout is torch.strided else gradient.coalesce().values()

@@ -1,7 +1,7 @@
 """The plan of a step, as an engine receives it: tensors and coefficients, nothing else."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -18,6 +18,7 @@ __all__ = [
     "Memory",
     "Options",
     "Outcome",
+    "OverRanks",
     "Part",
     "PreparedStep",
     "Rule",
@@ -32,7 +33,8 @@ class Memory(_native.Memory):
     It changes nothing else, and holds on to no tensor of the optimizer's.
 
     Attributes:
-        on_device: What the engine of a device keeps there, by that engine's name.
+        on_device: What the engine of a device keeps there, by that engine's name; and the memory of
+            each device, by its name, where there are several.
     """
 
     def __init__(self) -> None:
@@ -56,6 +58,11 @@ class Options(NamedTuple):
     max_grad_norm: float | None = None
     checks_finite: bool = False
     waits: bool = False
+
+    @property
+    def measures(self) -> bool:
+        """Whether the gradients are looked at before the step."""
+        return self.max_grad_norm is not None or self.checks_finite
 
     @property
     def may_skip(self) -> bool:
@@ -148,6 +155,29 @@ class Part:
             self.averages or nothing,
         )
 
+    def split(self, keys: Sequence[Hashable]) -> "dict[Hashable, Part]":
+        """Return the tensors in parts of those that have the same key; there is one for each."""
+        pieces: dict[Hashable, Part] = {}
+        for key, (param, gradient, buffer, average) in zip(keys, self.updates(), strict=True):
+            piece = pieces.get(key)
+            if piece is None:
+                piece = pieces[key] = Part(self.rule)
+                piece.buffers = None if self.buffers is None else []
+                piece.averages = None if self.averages is None else []
+            piece.params.append(param)
+            piece.gradients.append(gradient)
+            if piece.buffers is not None and buffer is not None:
+                piece.buffers.append(buffer)
+            if piece.averages is not None and average is not None:
+                piece.averages.append(average)
+        return pieces
+
+    def take_buffers(self, pieces: "Mapping[Hashable, Part]", keys: Sequence[Hashable]) -> None:
+        """Take the buffers over that the parts which it was split into have now."""
+        buffers = {key: iter(piece.buffers or ()) for key, piece in pieces.items()}
+        if any(piece.buffers is not None for piece in pieces.values()):
+            self.buffers = [next(buffers[key]) for key in keys]
+
 
 @dataclass(slots=True)
 class StepPlan:
@@ -171,20 +201,31 @@ class GradientNorm(NamedTuple):
     """The Euclidean norm of all gradients of a plan together.
 
     Attributes:
-        value: The norm.
+        square: Of the norm.
         nonfinite: The first parameter whose gradient holds NaN or infinity, or None.
     """
 
-    value: float
+    square: float
     nonfinite: Tensor | None
+
+    @property
+    def value(self) -> float:
+        """The norm."""
+        return math.sqrt(self.square)
 
     @classmethod
     def of_squares(cls, squares: list[float], nonfinite: Tensor | None) -> Self:
         """Add squares up: exactly, so that neither threads nor grouping change the norm."""
         try:
-            return cls(math.sqrt(math.fsum(squares)), nonfinite)
+            return cls(math.fsum(squares), nonfinite)
         except OverflowError:
             return cls(math.inf, nonfinite)
+
+
+#: Adds up over processes, in place, three numbers of float64: the square of the norm of the
+#: gradients as they are, and as 0 or 1 whether one is not finite and whether GradScaler has found
+#: an overflow.
+OverRanks = Callable[[Tensor], None]
 
 
 class PreparedStep(Protocol):
@@ -205,8 +246,13 @@ class DecidingStep:
     It is no abstract class: asking for one of those takes 130 ns, at every step.
     """
 
-    def run(self, options: Options) -> Outcome:
-        """Make the step, or skip it, as the options ask."""
+    def run(self, options: Options, over_ranks: OverRanks | None = None) -> Outcome:
+        """Make the step, or skip it, as the options ask.
+
+        Args:
+            options: What is asked.
+            over_ranks: Adds up what the processes have found; None for a process by itself.
+        """
         raise NotImplementedError
 
     def refresh(self, options: Options) -> None:

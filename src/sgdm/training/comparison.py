@@ -113,7 +113,14 @@ def compare(
         DivergedError: If a run diverges; what was measured until then is written.
     """
     folder = RunFolder(path)
-    folder.refuse_existing(overwrite=overwrite)
+    with folder.held(World(), "out"):
+        folder.refuse_existing(overwrite=overwrite)
+        return _compare(settings, names, folder, observer or Observer())
+
+
+def _compare(
+    settings: Settings, names: Sequence[str], folder: RunFolder, observer: Observer
+) -> Comparison:
     data = load_data(settings.data, seed=settings.seed)
     each = [_settings_of(settings, name) for name in names]
     if len(set(each)) < len(each):
@@ -129,7 +136,6 @@ def compare(
     compared: list[ComparedEpoch] = []
     with folder.begin(World()) as new:
         _write(new, settings, comparison)
-    observer = observer or Observer()
     observer.started(0, first.total)
     try:
         for t in range(first.total):

@@ -1,12 +1,13 @@
 """The folder of a run: its settings, its numbers, its checkpoint and its picture."""
 
 import json
+import os
 import platform
 import re
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from sgdm.errors import FileError
 from sgdm.files import append_line, unfinished, write_atomically
+from sgdm.training.lock import locked
 from sgdm.training.replacing import beside, put_in_place, recover, stage
 from sgdm.training.settings import Settings
 from sgdm.training.world import World
@@ -73,6 +75,36 @@ class RunFolder:
         self.compare_png = path / "compare.png"
         self.tensorboard = path / "tensorboard"
 
+    @contextmanager
+    def held(self, world: World, argument: str) -> Generator[None]:
+        """Keep other runs out, until all is written; what holds it already may hold it again.
+
+        Args:
+            world: The processes of this run, of which the first one does it.
+            argument: What named the folder: "out" or "resume".
+
+        Raises:
+            FileError: If another run is at work in it, or none can be. Nothing in it is changed.
+        """
+        with ExitStack() as stack:
+            world.by_first(lambda: self._hold(stack, argument))
+            yield
+
+    def _hold(self, stack: ExitStack, argument: str) -> None:
+        try:
+            if argument == "out":
+                stack.enter_context(_made(Path(os.path.realpath(self.path)).parent))
+            stack.enter_context(locked(self.path, argument))
+        except OSError as error:
+            if argument == "out":
+                raise self._cannot_write(error) from error
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise self._no_run() from error
+            raise FileError(
+                f"{self.path} cannot be locked ({error.strerror}); copy the run to a place where a "
+                "file beside it can be written"
+            ) from error
+
     def refuse_existing(self, *, overwrite: bool) -> None:
         """Refuse a place that is taken.
 
@@ -115,7 +147,8 @@ class RunFolder:
         staged, _ = beside(self.path)
         try:
             world.by_first(lambda: self._writing(stage))
-            yield RunFolder(staged)
+            with _naming(self.path, staged):
+                yield RunFolder(staged)
             world.by_first(lambda: self._writing(put_in_place))
         finally:
             if world.rank == 0:
@@ -126,9 +159,15 @@ class RunFolder:
         try:
             change(self.path)
         except OSError as error:
-            raise FileError(
-                f"{self.path} cannot be written ({error.strerror}); choose another --out"
-            ) from error
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: OSError) -> FileError:
+        return FileError(f"{self.path} cannot be written ({error.strerror}); choose another --out")
+
+    def _no_run(self) -> FileError:
+        return FileError.of(
+            "resume", "the folder of a run", str(self.path), "it has no config.json"
+        )
 
     def is_saved_by_several(self) -> bool:
         """Whether the checkpoint to read is the folder that several processes write."""
@@ -170,9 +209,7 @@ class RunFolder:
         with _reading(self.path):
             recover(self.path)
             if not self.config.is_file():
-                raise FileError.of(
-                    "resume", "the folder of a run", str(self.path), "it has no config.json"
-                )
+                raise self._no_run()
             text = self.config.read_text("utf-8", errors="replace")
         try:
             content = json.loads(text)
@@ -262,6 +299,29 @@ def _is_checkpoint_file(file: Path) -> bool:
 def _is_event_file(file: Path) -> bool:
     """Whether TensorBoard's writer made it: event files, in folders of their own."""
     return file.is_dir() or file.name.startswith("events.out.tfevents.")
+
+
+@contextmanager
+def _made(folder: Path) -> Generator[None]:
+    """Have a folder, with those around it; what was made for it is not left behind empty."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
+
+
+@contextmanager
+def _naming(folder: Path, staged: Path) -> Generator[None]:
+    """Name the folder that was asked for, where an error names the one that stands for it."""
+    try:
+        yield
+    except FileError as error:
+        raise FileError(str(error).replace(str(staged), str(folder))) from error
 
 
 @contextmanager

@@ -51,23 +51,25 @@ def train(
     Raises:
         InvalidValueError: If a setting is out of range, the data leave nothing to learn, or
             processes were given different ones.
-        FileError: If the data cannot be read, the place is taken or the disk is full.
+        FileError: If the data cannot be read, the place is taken, another run is at work in it, or
+            the disk is full.
         DivergedError: If the loss is no longer finite; what was written stays.
         InterruptedRunError: At an interrupt (Ctrl-C), after saving.
     """
     world = world or World()
     folder = RunFolder(path)
-    world.by_first(lambda: folder.refuse_existing(overwrite=overwrite))
-    learner, fingerprint = _prepare(settings, world, shard=shard)
 
     def write(new: RunFolder) -> None:
         new.write_settings(settings, processes=world.size)
         new.write_metrics([])
 
-    with folder.begin(world) as new:
-        world.by_first(lambda: write(new))
-        _save(new, learner, fingerprint, Progress())
-    return _go_on(folder, learner, fingerprint, Progress(), observer or Observer())
+    with folder.held(world, "out"):
+        world.by_first(lambda: folder.refuse_existing(overwrite=overwrite))
+        learner, fingerprint = _prepare(settings, world, shard=shard)
+        with folder.begin(world) as new:
+            world.by_first(lambda: write(new))
+            _save(new, learner, fingerprint, Progress())
+        return _go_on(folder, learner, fingerprint, Progress(), observer or Observer())
 
 
 def resume(
@@ -88,19 +90,21 @@ def resume(
         shard: As for `train`.
 
     Raises:
-        FileError: If the folder holds no run, or its files are damaged or of another run.
+        FileError: If the folder holds no run, another process is at work on it, or its files are
+            damaged or of another run.
         DivergedError: As for `train`.
         InterruptedRunError: As for `train`.
     """
     world = world or World()
     folder = RunFolder(path)
-    settings = world.by_first(folder.read_settings)
-    learner, fingerprint = _prepare(settings, world, shard=shard)
-    progress = _load(folder, learner, fingerprint)
-    rows = world.by_first(lambda: _cut(folder, progress, learner.per_epoch))
     observer = observer or Observer()
-    observer.resumed(rows)
-    return _go_on(folder, learner, fingerprint, progress, observer)
+    with folder.held(world, "resume"):
+        settings = world.by_first(folder.read_settings)
+        learner, fingerprint = _prepare(settings, world, shard=shard)
+        progress = _load(folder, learner, fingerprint)
+        rows = world.by_first(lambda: _cut(folder, progress, learner.per_epoch))
+        observer.resumed(rows)
+        return _go_on(folder, learner, fingerprint, progress, observer)
 
 
 def _prepare(settings: Settings, world: World, *, shard: bool) -> tuple[Learner, str]:

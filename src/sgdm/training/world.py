@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from sgdm.errors import InvalidValueError, LostProcessError, SgdmError
-from sgdm.training.environment import LAUNCHER, rendezvous, world_size
+from sgdm.training.environment import LAUNCHER, local_rank, own_rank, rendezvous, world_size
 
 __all__ = ["World", "joined"]
 
@@ -107,7 +107,7 @@ class _Processes(World):
             raise InvalidValueError.of(
                 "device", "'cpu' or 'cuda' for several processes", name, "each has its own of them"
             )
-        return name if name == "cpu" else f"cuda:{os.environ['LOCAL_RANK']}"
+        return name if name == "cpu" else f"cuda:{local_rank()}"
 
     def total(self, *values: float) -> list[float]:
         asked = self._asked or self._is_orphan()
@@ -171,13 +171,14 @@ def joined() -> Generator[World]:
     """Join the processes that this one was started with, by torchrun or by `sgdm train --nproc`.
 
     Raises:
+        InvalidValueError: If the environment says in part who they are.
         LostProcessError: If one of the others is gone.
     """
     size = world_size()
     if size == 1:
         yield World()
         return
-    rank = int(os.environ["RANK"])
+    rank = own_rank()
     try:
         # Objects and sums meet on the CPU; NCCL is set up by the first tensor of a GPU.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -7,7 +7,7 @@ no fused multiply-add appears beside those that are written here.
 """
 
 # Triton compiles these functions; what their names are to Python says nothing about that.
-# pyright: basic, reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
@@ -15,7 +15,7 @@ from triton import knobs
 
 from sgdm.engines.triton import layout
 
-__all__ = ["norm_kernel", "step_kernel"]
+__all__ = ["decide_kernel", "norm_kernel", "step_kernel"]
 
 _BLOCK = tl.constexpr(layout.BLOCK)
 _PROGRAMS_OF_NORM = tl.constexpr(layout.PROGRAMS_OF_NORM)
@@ -52,6 +52,10 @@ _COEFFICIENT = tl.constexpr(1)  # what the gradients are multiplied by, all in a
 _SKIPPED = tl.constexpr(2)
 _FINITE = tl.constexpr(3)
 _NONFINITE = tl.constexpr(4)  # the first tensor that is not finite, or n
+# What processes add up.
+_SQUARE = tl.constexpr(layout.SUMS)  # of the norm of the gradients as they are
+_BAD = tl.constexpr(layout.SUMS + 1)  # whether one of them is not finite
+_FOUND = tl.constexpr(layout.SUMS + 2)  # whether an overflow was found before
 
 # The interpreter converts to bfloat16 by cutting off.
 _INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
@@ -270,25 +274,32 @@ def step_kernel(
 
 
 @triton.jit
-def _decide(numbers, results, grad_scale, found_inf, square, nonfinite, n):
-    """Write what becomes of the step, from the sum of all squares."""
+def _decide(numbers, results, grad_scale, square, bad, found):
+    """Write what becomes of the step, from what is known of all gradients."""
     scale = _asked_scale(numbers, grad_scale)
     norm = tl.sqrt(square) * scale
-    is_finite = nonfinite >= n
-    skips = (is_finite == 0) & (tl.load(numbers + _CHECKS) != 0)
+    skips = (found != 0) | ((bad != 0) & (tl.load(numbers + _CHECKS) != 0))
     max_norm = tl.load(numbers + _MAX_NORM)
     ratio = max_norm / (norm + 1e-6)
     # NaN goes on, as in torch.
     scale = tl.where((max_norm < float("inf")) & ((ratio >= 1.0) == 0), scale * ratio, scale)
-    if found_inf is not None:
-        found = tl.load(found_inf).to(tl.float64) != 0
-        norm = tl.where(found, -1.0, norm)
-        skips = skips | found
-    tl.store(results + _NORM, norm)
+    tl.store(results + _NORM, tl.where(found != 0, -1.0, norm))
     tl.store(results + _COEFFICIENT, scale)
     tl.store(results + _SKIPPED, skips.to(tl.float64))
-    tl.store(results + _FINITE, is_finite.to(tl.float64))
-    tl.store(results + _NONFINITE, nonfinite.to(tl.float64))
+    tl.store(results + _FINITE, (bad == 0).to(tl.float64))
+
+
+@triton.jit(do_not_specialize_on_alignment=["grad_scale"])
+def decide_kernel(numbers, results, grad_scale):
+    """Decide what becomes of the step again, from what the processes have added up.
+
+    Args:
+        numbers: What is asked.
+        results: Where the sums are, and the decision is written.
+        grad_scale: Of GradScaler, or None.
+    """
+    square, bad = tl.load(results + _SQUARE), tl.load(results + _BAD)
+    _decide(numbers, results, grad_scale, square, bad, tl.load(results + _FOUND))
 
 
 @triton.jit(
@@ -362,4 +373,14 @@ def norm_kernel(
         all_squares = tl.load(squares + every, mask=own, other=0.0, volatile=True)
         all_bad = tl.load(nonfinite + every, mask=own, other=n, volatile=True)
         tl.store(ticket, 0)
-        _decide(numbers, results, grad_scale, found_inf, tl.sum(all_squares), tl.min(all_bad), n)
+        square = tl.sum(all_squares)
+        first_bad = tl.min(all_bad)
+        bad = (first_bad < n).to(tl.float64)
+        found = 0.0 * bad
+        if found_inf is not None:
+            found = (tl.load(found_inf).to(tl.float64) != 0).to(tl.float64)
+        tl.store(results + _NONFINITE, first_bad.to(tl.float64))
+        tl.store(results + _SQUARE, square)
+        tl.store(results + _BAD, bad)
+        tl.store(results + _FOUND, found)
+        _decide(numbers, results, grad_scale, square, bad, found)

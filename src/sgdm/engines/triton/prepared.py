@@ -3,7 +3,6 @@
 import math
 from array import array
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
 from typing import Any, cast
 
 import torch
@@ -11,11 +10,13 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from sgdm.engines import _native
+from sgdm.engines.check import numbers_of
 from sgdm.engines.plan import (
     DecidingStep,
     GradientNorm,
     Options,
     Outcome,
+    OverRanks,
     Part,
     StepPlan,
 )
@@ -23,12 +24,10 @@ from sgdm.engines.triton import kernels, layout
 from sgdm.engines.triton.fit import fit
 from sgdm.engines.triton.table import Key, Table, Tables, is_capturing
 from sgdm.errors import InvalidUseError
-from sgdm.recurrence import Coefficients
 
 __all__ = ["TritonStep", "prepare"]
 
 _STEPPED = ("first", "running")  # buffers that are neither missing nor frozen
-_NUMBERS = [field.name for field in fields(Coefficients) if field.name != "buffer"]
 _LARGEST = torch.finfo(torch.float32).max
 # Four warps, so that a thread has 8 elements. Each fma is written in the kernels: none is made of
 # a multiplication and an addition.
@@ -76,7 +75,7 @@ def _unfit(plan: StepPlan) -> str | None:
         return "autograd does not record what it writes (differentiable=True)"
     for part in plan.parts:
         c = part.rule.coefficients
-        numbers: list[Any] = [getattr(c, name) for name in _NUMBERS]
+        numbers = numbers_of(c)
         if any(isinstance(number, Tensor) for number in numbers):
             return "autograd goes through a hyperparameter"
         is_large = any(abs(number) > _LARGEST for number in numbers)
@@ -175,8 +174,8 @@ class TritonStep(DecidingStep):
         results = self._results()
         with self._on_device():
             self._launch_norm(results, None, None)
-        norm, _, _, finite, nonfinite = _read(results)
-        return GradientNorm(norm, None if finite else self._written[int(nonfinite)])
+        _, _, _, finite, nonfinite, square, *_ = _read(results)
+        return GradientNorm(square, None if finite else self._written[int(nonfinite)])
 
     def step(self, scale: float) -> None:
         """Update everything, with the gradients multiplied by `scale`."""
@@ -185,23 +184,27 @@ class TritonStep(DecidingStep):
             self._launch_step(None, None, None, is_decided=False)
         self._finish()
 
-    def run(self, options: Options) -> Outcome:
+    def run(self, options: Options, over_ranks: OverRanks | None = None) -> Outcome:
         """Make the step, or skip it; unless it must be known which, nobody waits for the device."""
-        measures = options.max_grad_norm is not None or options.checks_finite
-        asked = (options.grad_scale, options.found_inf)
-        if not measures and asked == (None, None):
+        if options.grad_scale is options.found_inf is None and not options.measures:
             self.step(1.0)
             return Outcome()
         self._ask(1.0, options)
-        grad_scale, found_inf = map(self._here, asked)
-        decides_first = measures or self._table.total == 0
+        grad_scale, found_inf = map(self._here, (options.grad_scale, options.found_inf))
+        if over_ranks is not None and found_inf is not None and not options.measures:
+            found_inf = self._found_by_any(found_inf, over_ranks)
+        is_decided = options.measures or self._table.total == 0
         results = self._results()
         with self._on_device():
-            if decides_first:
+            if is_decided:
                 self._launch_norm(results, grad_scale, found_inf)
-            self._launch_step(results, grad_scale, found_inf, is_decided=decides_first)
+            if over_ranks is not None and options.measures:
+                over_ranks(results[layout.SUMS :])
+                launch = cast("Any", kernels.decide_kernel)[(1,)]
+                launch(self._table.numbers, results, grad_scale, **_COMPILED)
+            self._launch_step(results, grad_scale, found_inf, is_decided=is_decided)
         waits = options.waits or any(fresh is not None for fresh in self._made)
-        outcome = self._outcome(results, options, measures=measures, waits=waits)
+        outcome = self._outcome(results, options, waits=waits)
         if outcome.skipped is not True:
             self._finish()
         return outcome
@@ -231,6 +234,12 @@ class TritonStep(DecidingStep):
 
     def _here(self, asked: Tensor | None) -> Tensor | None:
         return None if asked is None else asked.to(self._table.device, non_blocking=True)
+
+    def _found_by_any(self, found_inf: Tensor, over_ranks: OverRanks) -> Tensor:
+        """Return whether an overflow was found on any process."""
+        found = torch.nn.functional.pad(found_inf.reshape(1).ne(0).double(), (2, 0))
+        over_ranks(found)
+        return found[2:]
 
     def _on_device(self) -> AbstractContextManager[Any]:
         device = self._table.device
@@ -286,13 +295,11 @@ class TritonStep(DecidingStep):
             **_COMPILED,
         )
 
-    def _outcome(
-        self, results: Tensor, options: Options, *, measures: bool, waits: bool
-    ) -> Outcome:
+    def _outcome(self, results: Tensor, options: Options, *, waits: bool) -> Outcome:
         if not (waits and options.may_skip):
-            norm, _, skipped, finite, _ = results.unbind()
+            norm, _, skipped, finite = results[:4].unbind()
             return Outcome(
-                norm if measures else None,
+                norm if options.measures else None,
                 skipped if options.may_skip else False,
                 finite if options.checks_finite else True,
             )
@@ -302,14 +309,15 @@ class TritonStep(DecidingStep):
                 "makes buffers, counts steps or has to raise; take steps of the same kind before "
                 "the capture, and use nonfinite='skip'"
             )
-        norm, _, skipped, finite, nonfinite = _read(results)
-        overflow = measures and norm < 0
-        bad = self._written[int(nonfinite)] if options.checks_finite and not finite else None
+        norm, _, skipped, finite, nonfinite, *_ = _read(results)
+        overflow = options.measures and norm < 0
+        is_bad = options.checks_finite and not finite and not overflow
+        is_here = nonfinite < self._table.tensors
         return Outcome(
-            norm if measures and not overflow else None,
+            norm if options.measures and not overflow else None,
             skipped=bool(skipped),
-            finite=overflow or bad is None,
-            nonfinite=None if overflow else bad,
+            finite=not is_bad,
+            nonfinite=self._written[int(nonfinite)] if is_bad and is_here else None,
         )
 
     def _finish(self) -> None:
