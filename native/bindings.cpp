@@ -370,6 +370,18 @@ nb::object look(nb::list written, nb::list read, Memory& memory) {
     return nb::make_tuple(as_bytes(addresses[0]), as_bytes(addresses[1]), as_bytes(facts));
 }
 
+// Whether a group holds the very objects that it held; what is missing is None. In Python this takes
+// 0.6 us a group, here 0.2.
+bool holds(nb::dict group, nb::tuple names, nb::tuple values) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names.ptr()); ++i) {
+        PyObject* value =
+            PyDict_GetItemWithError(group.ptr(), PyTuple_GET_ITEM(names.ptr(), i));
+        if (value == nullptr && PyErr_Occurred()) throw nb::python_error();
+        if ((value == nullptr ? Py_None : value) != PyTuple_GET_ITEM(values.ptr(), i)) return false;
+    }
+    return true;
+}
+
 // A list that is made at its full length and then cut to what came: appending takes longer.
 class Row {
   public:
@@ -576,6 +588,7 @@ NB_MODULE(_native, module) {
         },
         nb::arg("written"), nb::arg("read"), nb::arg("memory"));
 
+    module.def("holds", &holds, nb::arg("group"), nb::arg("names"), nb::arg("values"));
     module.def("gather", &gather, nb::arg("params"), nb::arg("state"), nb::arg("key"),
                nb::arg("memory"));
 }

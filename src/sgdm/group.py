@@ -6,13 +6,13 @@ its tensors are stepped by.
 
 from collections.abc import Iterable
 from numbers import Integral, Real
-from operator import is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sgdm.convention import Convention, with_momentum_correction
+from sgdm.engines.native import holds
 from sgdm.engines.plan import Rule
 from sgdm.errors import InvalidValueError
 from sgdm.frameworks import get_convention
@@ -59,7 +59,7 @@ _IMMUTABLE = {float, int, bool, str, torch.dtype, type(None)}
 Remembered = tuple[dict[str, Any], str, Any]
 
 # What a group's rules are worked out from.
-_GIVEN = itemgetter(
+_GIVEN = (
     "convention",
     "lr",
     "momentum",
@@ -73,6 +73,7 @@ _GIVEN = itemgetter(
     "ema_decay",
     "buffer_dtype",
     "lr0",
+    LAST_MOMENTUM,
 )
 
 
@@ -240,7 +241,7 @@ class KnownRules:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[tuple[Any, ...], Any, GroupRules]] = {}
+        self._known: dict[int, tuple[tuple[Any, ...], GroupRules]] = {}
 
     def of(self, group: dict[str, Any]) -> GroupRules:
         """Return the group's rules for the coming step.
@@ -248,13 +249,13 @@ class KnownRules:
         Raises:
             InvalidValueError: If a hyperparameter is not finite.
         """
-        given, last = _GIVEN(group), group.get(LAST_MOMENTUM)
         known = self._known.get(id(group))
-        if known is not None and last is known[1] and all(map(is_, given, known[0])):
-            return known[2]
+        if known is not None and holds(group, _GIVEN, known[0]):
+            return known[1]
         rules = GroupRules(group)
+        given = tuple(map(group.get, _GIVEN))
         if all(type(value) in _IMMUTABLE for value in given):  # a tensor is written in place
-            self._known[id(group)] = (given, last, rules)
+            self._known[id(group)] = (given, rules)
         return rules
 
 

@@ -13,7 +13,7 @@ from sgdm.engines import _native
 from sgdm.engines.eager import strides_of_first_buffer
 from sgdm.engines.plan import GradientNorm, Part, StepPlan
 
-__all__ = ["gather", "know_sharded", "prepare"]
+__all__ = ["gather", "holds", "know_sharded", "prepare"]
 
 
 _native.set_up(
@@ -25,6 +25,7 @@ _native.set_up(
     torch._C.__file__,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 )
 gather = _native.gather
+holds = _native.holds
 know_sharded = _native.know_sharded
 
 
@@ -32,12 +33,12 @@ def prepare(plan: StepPlan) -> _native.PreparedStep | str:
     """Return the plan ready to be run, or the reason why this engine cannot run it."""
     if plan.differentiable:
         return "autograd does not record what it writes (differentiable=True)"
-    fresh: list[list[Tensor] | None] = []
-    for part in plan.parts:
-        makes_buffers = part.rule.coefficients.buffer == "first"
-        if makes_buffers and not all(map(_is_plain, part.params, part.gradients)):
-            return "a parameter is not on the CPU, or its gradient sparse or of another shape"
-        fresh.append(_new_buffers(part) if makes_buffers else None)
+    fresh: list[list[Tensor] | None] = [None] * len(plan.parts)
+    for i, part in enumerate(plan.parts):
+        if part.rule.coefficients.buffer == "first":
+            if not all(map(_is_plain, part.params, part.gradients)):
+                return "a parameter is not on the CPU, or its gradient sparse or of another shape"
+            fresh[i] = _new_buffers(part)
     return _native.prepare(plan.parts, fresh, plan.memory)
 
 
