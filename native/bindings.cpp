@@ -456,14 +456,18 @@ bool lie_alike(nb::handle a, nb::handle b) {
     return equal == 1;
 }
 
-// The parameters that have a gradient, their gradients and their buffers, if each of their states
-// holds a buffer under `key` and nothing else; otherwise None. Of DTensors, the shards: the wholes
-// then come too. The list operations of Python take twice as long (160 ns a tensor), which is a
-// tenth of a step of many small tensors.
-nb::object gather(nb::list params, nb::dict state, nb::str key, Memory& memory) {
+// The parameters that have a gradient, their gradients, buffers and averages, if each of their states
+// holds just these; otherwise None. What has None for its key, no state has. Of DTensors, the shards:
+// the wholes then come too. The list operations of Python take twice as long (160 ns a tensor), which
+// is a tenth of a step of many small tensors.
+nb::object gather(nb::list params, nb::dict state, nb::object buffer, nb::object average,
+                  Memory& memory) {
     static const Name grad("grad");
     const auto n = static_cast<Py_ssize_t>(params.size());
-    Row kept(n), gradients(n), buffers(n), wholes(n);
+    Row kept(n), gradients(n), wholes(n);
+    std::vector<std::pair<nb::object, Row>> columns;
+    for (const nb::object& key : {buffer, average})
+        if (!key.is_none()) columns.emplace_back(key, Row(n));
     bool any_whole = false;
     PlainGetters getters;
     for (Py_ssize_t i = 0; i < n && i < PyList_GET_SIZE(params.ptr()); ++i) {
@@ -472,28 +476,37 @@ nb::object gather(nb::list params, nb::dict state, nb::str key, Memory& memory) 
         nb::object gradient = grad.of(param);
         if (gradient.is_none()) continue;
         PyObject* held = state_of(param.ptr(), state, memory.place_in_state);
-        if (held == nullptr || !PyDict_Check(held) || PyDict_GET_SIZE(held) != 1) return nb::none();
-        PyObject* buffer = PyDict_GetItemWithError(held, key.ptr());
-        if (buffer == nullptr && PyErr_Occurred()) throw nb::python_error();
-        if (buffer == nullptr || buffer == Py_None) return nb::none();
-        nb::object b = nb::borrow(buffer);
+        if (held != nullptr && !PyDict_Check(held)) return nb::none();
+        const Py_ssize_t size = held == nullptr ? 0 : PyDict_GET_SIZE(held);
+        if (size != static_cast<Py_ssize_t>(columns.size())) return nb::none();
         wholes.put(param);
-        if (!is_plain(param) || Py_TYPE(gradient.ptr()) == torch.sharded) {
+        const bool whole = !is_plain(param) || Py_TYPE(gradient.ptr()) == torch.sharded;
+        if (whole) {
             nb::object p = shard_of(param), g = shard_of(gradient);
-            b = shard_of(b);
-            if (!p.is_valid() || !g.is_valid() || !b.is_valid() || !lie_alike(param, gradient))
-                return nb::none();
+            if (!p.is_valid() || !g.is_valid() || !lie_alike(param, gradient)) return nb::none();
             param = std::move(p);
             gradient = std::move(g);
             any_whole = true;
         }
+        for (auto& [key, row] : columns) {
+            PyObject* value = PyDict_GetItemWithError(held, key.ptr());
+            if (value == nullptr && PyErr_Occurred()) throw nb::python_error();
+            if (value == nullptr || value == Py_None) return nb::none();
+            nb::object x = whole ? shard_of(value) : nb::borrow(value);
+            if (!x.is_valid()) return nb::none();
+            row.put(std::move(x));
+        }
         kept.put(std::move(param));
         gradients.put(std::move(gradient));
-        buffers.put(std::move(b));
     }
+    const auto taken = [&](const nb::object& wanted) -> nb::object {
+        for (auto& [key, row] : columns)
+            if (key.is(wanted)) return row.take();
+        return nb::none();
+    };
     nb::object shown = nb::none();
     if (any_whole) shown = wholes.take();
-    return nb::make_tuple(kept.take(), gradients.take(), buffers.take(), shown);
+    return nb::make_tuple(kept.take(), gradients.take(), taken(buffer), taken(average), shown);
 }
 
 // Finds what the module needs of the installed torch.
@@ -589,6 +602,6 @@ NB_MODULE(_native, module) {
         nb::arg("written"), nb::arg("read"), nb::arg("memory"));
 
     module.def("holds", &holds, nb::arg("group"), nb::arg("names"), nb::arg("values"));
-    module.def("gather", &gather, nb::arg("params"), nb::arg("state"), nb::arg("key"),
-               nb::arg("memory"));
+    module.def("gather", &gather, nb::arg("params"), nb::arg("state"), nb::arg("buffer").none(),
+               nb::arg("average").none(), nb::arg("memory"));
 }

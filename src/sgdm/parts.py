@@ -33,13 +33,15 @@ def add_parts(
     Returns:
         The parts of which the step makes more than tensors written in place, for `keep`.
     """
-    is_plain = rules.average_weight is None and not (rules.counts_steps or plan.differentiable)
-    if is_plain and gradients is None:
-        plain = gather(params, state, BUFFER, plan.memory)  # the common case
-        if plain is not None:
-            if plain[0]:
-                *tensors, wholes = plain
-                plan.parts.append(Part(rules.rule(first=False), *tensors, wholes=wholes))
+    if gradients is None and not (rules.counts_steps or plan.differentiable):  # the common case
+        keys = (
+            BUFFER if rules.makes_buffers else None,
+            AVERAGE if rules.average_weight is not None else None,
+        )
+        found = gather(params, state, *keys, plan.memory)
+        if found is not None:
+            if found[0]:
+                plan.parts.append(Part(rules.rule(first=not rules.makes_buffers), *found))
             return ()
     parts: dict[tuple[bool, bool], Part] = {}
     gradients = (p.grad for p in params) if gradients is None else gradients

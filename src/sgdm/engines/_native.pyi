@@ -29,8 +29,21 @@ def look(
 ) -> tuple[bytes, bytes, bytes] | str: ...
 def holds(group: dict[str, Any], names: tuple[str, ...], values: tuple[Any, ...]) -> bool: ...
 def gather(
-    params: list[Tensor], state: Mapping[Tensor, dict[str, Any]], key: str, memory: Memory
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor] | None] | None: ...
+    params: list[Tensor],
+    state: Mapping[Tensor, dict[str, Any]],
+    buffer: str | None,
+    average: str | None,
+    memory: Memory,
+) -> (
+    tuple[
+        list[Tensor],
+        list[Tensor],
+        list[Tensor] | None,
+        list[Tensor] | None,
+        list[Tensor] | None,
+    ]
+    | None
+): ...
 def know_sharded(sharded: type, plain_getters: Callable[[], Any]) -> None: ...
 def is_threaded() -> bool: ...
 def instruction_sets() -> list[str]: ...

@@ -222,9 +222,9 @@ class GradientNorm(NamedTuple):
             return cls(math.inf, nonfinite)
 
 
-#: Adds up over processes, in place, three numbers of float64: the square of the norm of the
-#: gradients as they are, and as 0 or 1 whether one is not finite and whether GradScaler has found
-#: an overflow.
+#: Adds three numbers of float64 up over processes, in place. They are the square of the norm of
+#: the gradients as they are and, as 0 or 1, whether one is not finite and whether GradScaler has
+#: found an overflow.
 OverRanks = Callable[[Tensor], None]
 
 
