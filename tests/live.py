@@ -24,6 +24,6 @@ def recorded_or_live(request, tmp_path_factory, framework: str, *programs: tuple
             [sys.executable, ROOT / program, *arguments, folder],
             env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
             check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
         )
     return folder

@@ -60,7 +60,7 @@ def test_every_finding_has_a_script_that_shows_it(fused, tmp_path):
         "    except Exception as error: print(f'{type(error).__name__}: {error}')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", every, *paths], capture_output=True, text=True, check=True
+        [sys.executable, "-c", every, *paths], stdout=subprocess.PIPE, text=True, check=True
     )
     assert done.stdout.splitlines() == [finding.text for finding in found]
 

@@ -50,7 +50,7 @@ def packages(tmp_path_factory) -> Path:
                 *(sys.executable, "-m", "build", "--no-isolation", "--skip-dependency-check"),
                 *("--config-setting", "wheel.cmake=false", *arguments, ROOT),
             ],
-            capture_output=True,
+            stdout=subprocess.PIPE,
             check=True,
         )
     return folder

@@ -118,7 +118,7 @@ def test_the_framework_that_is_installed_moves_so_too(row):
         [sys.executable, path.name, row],
         cwd=path.parent,
         input=json.dumps(cases),
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
         env={**os.environ, "KERAS_BACKEND": "torch"},

@@ -557,7 +557,7 @@ def test_a_full_disk_is_one_error(tmp_path):
             print(type(error).__name__, error)
     """
     program = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), tmp_path / "x.pt"]
-    done = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert done == (
         f"FileError {tmp_path / 'x.pt'} cannot be written (File too large); make room or choose "
         "another place\n"

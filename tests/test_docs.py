@@ -211,7 +211,7 @@ def test_the_readme_shows_the_comparison_as_it_is_printed(tmp_path):
     shown = re.search(r"\$ sgdm train (--conventions \S+)\n(.*?)```", readme, re.DOTALL)
     assert shown
     arguments = [sys.executable, "-m", "sgdm", "train", *shown[1].split()]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(arguments, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True)
     printed = [line.rstrip() for line in done.stdout.splitlines()]
     assert printed[-len(shown[2].splitlines()) :] == shown[2].splitlines()
 

@@ -507,7 +507,7 @@ def test_it_runs_on_the_threads_of_torch():
 )
 def test_it_is_linked_against_neither_torch_nor_openmp():
     program = ["readelf", "--dynamic", "--wide", str(_native.__file__)]
-    listing = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout
     needed = [line for line in listing.splitlines() if "(NEEDED)" in line]
     assert any("libc.so" in line for line in needed)
     for name in ("torch", "c10", "omp", "iomp"):

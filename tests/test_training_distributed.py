@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from crashing import CrashError, StopAfter, crashing_at, no_room
 from sgdm.cli import launch as launch_module
@@ -418,6 +419,17 @@ def put_other_metadata(path: Path) -> None:
     sign(path)
 
 
+def put_attribute(path: Path) -> None:
+    """As an Enum is pickled by some Pythons, but of a class that is none."""
+    (path / "checkpoint/.metadata").write_bytes(pickle.dumps(Attribute()))
+    sign(path)
+
+
+class Attribute:
+    def __reduce__(self):
+        return getattr, (Metadata, "__init__")
+
+
 class Bomb:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -439,6 +451,7 @@ DAMAGES = [
     (lambda path: (path / "checkpoint/.metadata").unlink(), "metadata is not what was written"),
     (put_bomb, r"is no checkpoint that can be read \(posix.mkdir has no place in it\)"),
     (put_other_metadata, "is no checkpoint .*it holds a dict"),
+    (put_attribute, r"is no checkpoint .*'__init__' of <class '.*Metadata'> has no place in it"),
 ]
 
 
@@ -452,6 +465,27 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(tmp_path, saved, change, m
         resume(path)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert not Path(f"{path}-boom").exists()
+
+
+@pytest.mark.parametrize(
+    "reduced",
+    [
+        lambda member, _: (getattr, (type(member), member.name)),  # Python 3.11.2
+        lambda member, _: (type(member), (member.value,)),  # the others
+    ],
+    ids=["attribute", "value"],
+)
+def test_what_one_python_wrote_another_reads(tmp_path, monkeypatch, reduced):
+    """Versions of Python differ in how they pickle the Enum in DCP's metadata."""
+    data = load_data("digits", seed=0)
+    learner, other = Learner(QUICK, data), Learner(QUICK, data)
+    torch.nn.utils.vector_to_parameters(torch.zeros(10**6), other.model.parameters())
+    with monkeypatch.context() as patch:
+        patch.setattr(_MEM_FORMAT_ENCODING, "__reduce_ex__", reduced)
+        save_alone(tmp_path / "checkpoint", learner, data.fingerprint, Progress())
+    load_together(tmp_path / "checkpoint", other, data.fingerprint)
+    for name, value in learner.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value)
 
 
 def test_pickled_code_in_an_entry_is_not_run(tmp_path, monkeypatch):

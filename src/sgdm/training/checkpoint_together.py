@@ -10,9 +10,10 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable
+from enum import Enum, EnumType
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -147,9 +148,18 @@ class _MetadataUnpickler(pickle.Unpickler):
     """Makes what metadata are made of, and calls nothing else."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) == ("builtins", "getattr"):
+            return _member
         if (module_name, global_name) not in _METADATA_CLASSES:
             raise pickle.UnpicklingError(f"{module_name}.{global_name} has no place in it")
         return super().find_class(module_name, global_name)
+
+
+def _member(owner: Any, name: str) -> Enum:
+    """Return a member of an Enum, which some Pythons (3.11.2) pickle as an attribute."""
+    if not isinstance(owner, EnumType) or name not in owner.__members__:
+        raise pickle.UnpicklingError(f"{name!r} of {owner!r} has no place in it")
+    return cast("Enum", owner[name])
 
 
 def _read_metadata(place: Path) -> Metadata:

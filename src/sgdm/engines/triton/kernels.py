@@ -375,12 +375,12 @@ def norm_kernel(
         tl.store(ticket, 0)
         square = tl.sum(all_squares)
         first_bad = tl.min(all_bad)
-        bad = (first_bad < n).to(tl.float64)
-        found = 0.0 * bad
+        any_bad = (first_bad < n).to(tl.float64)
+        found = 0.0 * any_bad
         if found_inf is not None:
             found = (tl.load(found_inf).to(tl.float64) != 0).to(tl.float64)
         tl.store(results + _NONFINITE, first_bad.to(tl.float64))
         tl.store(results + _SQUARE, square)
-        tl.store(results + _BAD, bad)
+        tl.store(results + _BAD, any_bad)
         tl.store(results + _FOUND, found)
-        _decide(numbers, results, grad_scale, square, bad, found)
+        _decide(numbers, results, grad_scale, square, any_bad, found)
