@@ -755,6 +755,12 @@ def sgdm_train(*arguments: str, cwd: Path, program: Sequence[str] = ()) -> "subp
     )
 
 
+def told(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """What it printed, but for a line of torch 2.10's Gloo for each process that is connected."""
+    out, err = process.communicate(timeout=TIMEOUT)
+    return re.sub(r"^\[Gloo\] .*\n", "", out, flags=re.MULTILINE), err
+
+
 def children_of(process: "subprocess.Popen[str]") -> list[int]:
     text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return [int(number) for number in text.split()]
@@ -779,7 +785,7 @@ def test_a_killed_process_ends_all_and_torchrun_goes_on_to_the_same_bits(tmp_pat
     wait_for((tmp_path / "run/checkpoint").exists)
     workers = children_of(process)
     os.kill(workers[1], signal.SIGKILL)
-    _, err = process.communicate(timeout=TIMEOUT)
+    _, err = told(process)
     assert process.returncode == 137
     assert err.startswith("sgdm: process 1 of 2 was killed by SIGKILL, and the others were stopped")
     assert err.count("\n") == 1
@@ -787,7 +793,7 @@ def test_a_killed_process_ends_all_and_torchrun_goes_on_to_the_same_bits(tmp_pat
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m"]
     process = sgdm_train("--resume", "run", cwd=tmp_path, program=torchrun)
-    out, err = process.communicate(timeout=TIMEOUT)
+    out, err = told(process)
     assert process.returncode == 0, err
     assert out.count("epoch 8:") == out.count("after 8 epochs") == 1
     assert out.splitlines()[-4:] == [
@@ -810,14 +816,14 @@ def test_ctrl_c_saves_and_says_how_several_go_on(tmp_path):
     workers = children_of(process)
     for second in (["--resume", str(run)], ["--out", str(run), "--overwrite", "--nproc", "2"]):
         another = sgdm_train(*second, cwd=tmp_path)
-        assert another.communicate(timeout=TIMEOUT) == (
+        assert told(another) == (
             "",
             f"sgdm: {second[0][2:]} must be a folder that no other run is at work in, got '{run}'; "
             f"process {workers[0]} is: wait for it, stop it, or name another one\n",
         )
         assert another.returncode == 2
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=TIMEOUT)
+    _, err = told(process)
     assert process.returncode == 130
     assert re.fullmatch(
         r"sgdm: interrupted after \d+ of 45000 steps; "
@@ -833,7 +839,7 @@ def test_a_diverged_run_of_several_is_one_line_and_status_3(tmp_path):
     (tmp_path / "random.py").write_text("raise SystemExit('mine was run')")
     arguments = ["--model", "mlp", "--lr", "1e4", "--nproc", "2", "--out", "run"]
     process = sgdm_train(*arguments, cwd=tmp_path, program=[sys.executable, "-P", "-m"])
-    out, err = process.communicate(timeout=TIMEOUT)
+    out, err = told(process)
     assert (process.returncode, out) == (3, "")
     assert re.fullmatch(r"sgdm: the loss is (nan|inf) at step \d+ of 900; .* is in run\n", err)
 
