@@ -408,6 +408,7 @@ PyObject* state_of(PyObject* param, nb::dict state, Py_ssize_t& place) {
         place = next;
         return held;
     }
+    if (PyDict_GET_SIZE(state.ptr()) == 0) return nullptr;  // no momentum: hashing is 85 ns
     held = PyDict_GetItemWithError(state.ptr(), param);
     if (held == nullptr && PyErr_Occurred()) throw nb::python_error();
     return held;
@@ -465,9 +466,13 @@ nb::object gather(nb::list params, nb::dict state, nb::object buffer, nb::object
     static const Name grad("grad");
     const auto n = static_cast<Py_ssize_t>(params.size());
     Row kept(n), gradients(n), wholes(n);
-    std::vector<std::pair<nb::object, Row>> columns;
-    for (const nb::object& key : {buffer, average})
-        if (!key.is_none()) columns.emplace_back(key, Row(n));
+    struct Column {
+        nb::object key;
+        Row row;
+        nb::object take() { return key.is_none() ? nb::none() : nb::object(row.take()); }
+    };
+    Column buffers{buffer, Row(n)}, averages{average, Row(n)};
+    const Py_ssize_t keys = !buffer.is_none() + !average.is_none();
     bool any_whole = false;
     PlainGetters getters;
     for (Py_ssize_t i = 0; i < n && i < PyList_GET_SIZE(params.ptr()); ++i) {
@@ -478,7 +483,7 @@ nb::object gather(nb::list params, nb::dict state, nb::object buffer, nb::object
         PyObject* held = state_of(param.ptr(), state, memory.place_in_state);
         if (held != nullptr && !PyDict_Check(held)) return nb::none();
         const Py_ssize_t size = held == nullptr ? 0 : PyDict_GET_SIZE(held);
-        if (size != static_cast<Py_ssize_t>(columns.size())) return nb::none();
+        if (size != keys) return nb::none();
         wholes.put(param);
         const bool whole = !is_plain(param) || Py_TYPE(gradient.ptr()) == torch.sharded;
         if (whole) {
@@ -488,25 +493,21 @@ nb::object gather(nb::list params, nb::dict state, nb::object buffer, nb::object
             gradient = std::move(g);
             any_whole = true;
         }
-        for (auto& [key, row] : columns) {
-            PyObject* value = PyDict_GetItemWithError(held, key.ptr());
+        for (auto* column : {&buffers, &averages}) {
+            if (column->key.is_none()) continue;
+            PyObject* value = PyDict_GetItemWithError(held, column->key.ptr());
             if (value == nullptr && PyErr_Occurred()) throw nb::python_error();
             if (value == nullptr || value == Py_None) return nb::none();
             nb::object x = whole ? shard_of(value) : nb::borrow(value);
             if (!x.is_valid()) return nb::none();
-            row.put(std::move(x));
+            column->row.put(std::move(x));
         }
         kept.put(std::move(param));
         gradients.put(std::move(gradient));
     }
-    const auto taken = [&](const nb::object& wanted) -> nb::object {
-        for (auto& [key, row] : columns)
-            if (key.is(wanted)) return row.take();
-        return nb::none();
-    };
     nb::object shown = nb::none();
     if (any_whole) shown = wholes.take();
-    return nb::make_tuple(kept.take(), gradients.take(), taken(buffer), taken(average), shown);
+    return nb::make_tuple(kept.take(), gradients.take(), buffers.take(), averages.take(), shown);
 }
 
 // Finds what the module needs of the installed torch.

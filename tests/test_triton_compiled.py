@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -52,26 +53,35 @@ KINDS = (
 )
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> list[str]:
-    """Of each kind both kernels, and at last those of all kinds with all that can be asked."""
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+# What flushes to zero, is contracted, or approximated.
+INEXACT = re.compile(r"\.ftz|mad\.f|\.approx|\.full\.|fma\.(?!rn)")
+
+
+def printed_by(program: str, cache: Path) -> str:
+    """Run a program in a Python in which Triton compiles, and interprets nothing."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
     environment.pop("TRITON_INTERPRET", None)
-    kinds = ", ".join(kind for kind, *_ in KINDS)
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE.replace("KINDS", f"({kinds})")],
+    return subprocess.run(
+        [sys.executable, "-c", program],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-    )
-    return done.stdout.split("\nkind ")
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> list[str]:
+    """Of each kind both kernels, and at last those of all kinds with all that can be asked."""
+    kinds = ", ".join(kind for kind, *_ in KINDS)
+    program = COMPILE.replace("KINDS", f"({kinds})")
+    return printed_by(program, tmp_path_factory.mktemp("cache")).split("\nkind ")
 
 
 def test_all_kernels_are_compiled(compiled):
     entries = re.findall(r"\.entry (\w+)\(", compiled[-1])
     assert entries == ["norm_kernel", *2 * ["decide_kernel"], *2 * ["step_kernel"]]
-    assert not re.search(r"\.ftz|mad\.f|\.approx|\.full\.|fma\.(?!rn)", compiled[-1])
+    assert not INEXACT.search(compiled[-1])
 
 
 @pytest.mark.parametrize("i", range(len(KINDS)), ids=[kind for kind, *_ in KINDS])
@@ -79,8 +89,7 @@ def test_the_compiled_kernel_rounds_as_it_is_written(compiled, i):
     """Each thread has 8 elements, and there are two copies: for whole blocks, and for the last."""
     _, arithmetic, fmas, widest = KINDS[i]
     found = Counter(re.findall(r"\b((?:ld|st|fma|mul|add|sub|div|sqrt)\.[\w.:]+)", compiled[i]))
-    # Nothing is flushed to zero, contracted, or approximated.
-    assert not re.search(r"\.ftz|mad\.f|\.approx|\.full\.|fma\.(?!rn)", compiled[i])
+    assert not INEXACT.search(compiled[i])
     expected = Counter({"fma.rn.f64": 8})  # the squares of the norm
     expected[f"fma.rn.{arithmetic}"] += 2 * 8 * fmas
     assert {name: count for name, count in found.items() if name.startswith("fma")} == expected
@@ -134,13 +143,4 @@ print({*counts})
 
 def test_one_compilation_serves_any_hyperparameters_and_number_of_tensors(tmp_path):
     """Compiled for Hopper and not run, so that no GPU is needed."""
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
-    environment.pop("TRITON_INTERPRET", None)
-    done = subprocess.run(
-        [sys.executable, "-c", CACHED],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "{(1, 1)}\n"
+    assert printed_by(CACHED, tmp_path) == "{(1, 1)}\n"
